@@ -1,0 +1,2 @@
+//! The process that git starts.
+fn main() {}

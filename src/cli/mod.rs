@@ -1,0 +1,43 @@
+//! The command line: one file per subcommand, none of which prints but through [`Io`].
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+/// The streams that a command reads and writes, so that tests can stand in for them.
+pub struct Io<'a> {
+    /// Standard input.
+    pub stdin: &'a mut dyn std::io::Read,
+    /// Standard output.
+    pub stdout: &'a mut dyn Write,
+    /// Standard error.
+    pub stderr: &'a mut dyn Write,
+    /// Whether a person reads standard output.
+    pub stdout_is_terminal: bool,
+}
+
+/// Serves git on a runner host with access tokens made from sealed OAuth app secrets.
+#[derive(Debug, Parser)]
+#[command(name = "scm-agent", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Configuration file [default: $SCM_AGENT_CONFIG, else /etc/scm-agent/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// Runs a parsed command line.
+///
+/// # Errors
+/// [`Error`] with the exit code to end with.
+pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
+    let _ = (cli.config, io);
+    match cli.command {}
+}

@@ -1,0 +1,12 @@
+//! Serves git on a runner host with access tokens made from sealed OAuth app secrets.
+//!
+//! The folders are the flow: [`api`] fetches the runner's SCM integrations, [`integration`] says which of them answers for a
+//! URL, [`key`] opens its secret, [`oauth`] turns that into an access token, [`git`] writes the answer. [`broker`] is the
+//! flow in one function; [`agent`] is the daemon around it. `ARCHITECTURE.md` has the picture and the import rules.
+
+pub mod cli;
+pub mod clock;
+pub mod error;
+pub mod http;
+pub mod integration;
+pub mod secret;

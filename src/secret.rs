@@ -1,0 +1,141 @@
+//! The secrets' types: one newtype per role, redacted in `Debug`, wiped on drop.
+//!
+//! `expose_secret` is the only way out. None of them is `Clone`, `Display`, `Serialize` or `PartialEq`:
+//! a copy, a print or a timing-dependent comparison has to be written out where it can be seen.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretBox};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+/// Text that is no valid secret of its role. The text itself is never kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// A byte outside the characters that the role allows.
+    #[error("contains a character that is not allowed in it")]
+    Charset,
+}
+
+macro_rules! secret_text {
+    ($(#[$doc:meta])* $name:ident, $allowed:expr) => {
+        $(#[$doc])*
+        pub struct $name(SecretBox<[u8]>);
+
+        impl $name {
+            /// Takes the bytes over after checking their characters; the source is wiped either way.
+            ///
+            /// # Errors
+            /// [`SecretError`] when they are empty or hold a character that the role does not allow.
+            pub fn parse(bytes: Zeroizing<Vec<u8>>) -> Result<Self, SecretError> {
+                if bytes.is_empty() {
+                    return Err(SecretError::Empty);
+                }
+                let allowed: fn(u8) -> bool = $allowed;
+                if !bytes.iter().copied().all(allowed) {
+                    return Err(SecretError::Charset);
+                }
+                // An exact copy into its final place: the source, with whatever spare capacity it has, is wiped.
+                Ok(Self(SecretBox::new(Box::from(bytes.as_slice()))))
+            }
+
+            /// The secret itself. Copy it nowhere that is not wiped.
+            #[must_use]
+            pub fn expose_secret(&self) -> &str {
+                // The characters were checked to be ASCII when this was made.
+                std::str::from_utf8(self.0.expose_secret()).unwrap_or_default()
+            }
+
+            /// Compares in constant time for equal lengths.
+            #[must_use]
+            pub fn matches(&self, other: &[u8]) -> bool {
+                self.0.expose_secret().ct_eq(other).into()
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "([redacted])"))
+            }
+        }
+    };
+}
+
+secret_text!(
+    /// An access token as an SCM host issued it: visible ASCII (stricter than RFC 6749 appendix A.12, which allows a space,
+    /// so that it can stand in a header and on a line of git's protocol).
+    AccessToken,
+    |byte| byte.is_ascii_graphic()
+);
+secret_text!(
+    /// The bearer token that this runner shows the control plane (RFC 6750 section 2.1).
+    BearerToken,
+    |byte| byte.is_ascii_graphic()
+);
+secret_text!(
+    /// An OAuth app's secret in clear: visible ASCII and space (RFC 6749 appendix A.2).
+    ClientSecret,
+    |byte| byte == b' ' || byte.is_ascii_graphic()
+);
+secret_text!(
+    /// A refresh token as an SCM host issued it: visible ASCII and space (RFC 6749 appendix A.17).
+    RefreshToken,
+    |byte| byte == b' ' || byte.is_ascii_graphic()
+);
+
+/// Removes the blanks and line ends that editors and `echo` leave around a secret in a file, wiping the original.
+#[must_use]
+pub fn trimmed(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
+    let kept = Zeroizing::new(bytes.trim_ascii().to_vec());
+    // Clear intermediates
+    bytes.zeroize();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn debug_never_shows_a_secret() {
+        let token = AccessToken::parse(bytes("gho_canary")).unwrap();
+        assert_eq!(format!("{token:?}"), "AccessToken([redacted])");
+        let secret = ClientSecret::parse(bytes("canary with space")).unwrap();
+        assert_eq!(format!("{secret:?}"), "ClientSecret([redacted])");
+    }
+
+    #[test]
+    fn a_token_with_a_line_end_a_control_or_a_non_ascii_character_is_refused() {
+        for bad in ["a\nb", "a\rb", "a\0b", "a b", "a\tb", "tök", "a\u{7f}"] {
+            assert_eq!(AccessToken::parse(bytes(bad)).unwrap_err(), SecretError::Charset, "{bad:?}");
+        }
+        assert_eq!(AccessToken::parse(bytes("")).unwrap_err(), SecretError::Empty);
+    }
+
+    #[test]
+    fn a_client_secret_may_hold_spaces_and_symbols() {
+        let secret = ClientSecret::parse(bytes("8Q~ a+b/c=&%")).unwrap();
+        assert_eq!(secret.expose_secret(), "8Q~ a+b/c=&%");
+    }
+
+    #[test]
+    fn matches_compares_whole_values() {
+        let token = AccessToken::parse(bytes("abc")).unwrap();
+        assert!(token.matches(b"abc"));
+        assert!(!token.matches(b"ab"));
+        assert!(!token.matches(b"abd"));
+        assert!(!token.matches(b"abcd"));
+    }
+
+    #[test]
+    fn blanks_around_a_secret_in_a_file_are_no_part_of_it() {
+        assert_eq!(trimmed(bytes("  key \r\n")).as_slice(), b"key");
+    }
+}

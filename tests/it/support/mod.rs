@@ -1,0 +1,3 @@
+//! What the tests and the quickstart share: in-process fakes on loopback ports.
+
+pub mod http;
