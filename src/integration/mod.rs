@@ -1,5 +1,7 @@
 //! Stage 2: the runner's SCM integrations, and which of them answers for a URL.
 
+pub mod source;
+
 use std::fmt;
 
 /// An SCM integration of a runner, as `gitpod.v1.SCMIntegration` describes it.

@@ -1,0 +1,57 @@
+//! Where lists of integrations come from: the trait that the `api` stage implements, and what it hands over.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::ScmIntegration;
+
+/// One complete list, as its source had it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IntegrationList {
+    /// The integrations that could be read, in the source's order.
+    pub integrations: Vec<ScmIntegration>,
+    /// Those that could not be used. They are named so that one bad entry is seen and does not cost the others.
+    pub rejected: Vec<RejectedIntegration>,
+}
+
+/// An entry of the list that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedIntegration {
+    /// Its id, where that much could be read.
+    pub id: Option<String>,
+    /// Its place in the list, counted from 0 over all pages.
+    pub position: usize,
+    /// What is wrong. Names the field, never its value.
+    pub reason: String,
+}
+
+/// Who can mend a failed fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceErrorKind {
+    /// Someone must act: a bad token, a missing permission, an unknown runner, an invalid file.
+    Operator,
+    /// Trying again later may help.
+    Transient,
+}
+
+/// Why there is no list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    /// Who can mend it.
+    pub kind: SourceErrorKind,
+    /// What happened, for the operator: names the host, the file or the field, never a value.
+    pub message: String,
+    /// How long the source asked not to be asked again.
+    pub retry_after: Option<Duration>,
+}
+
+/// Something that has the runner's list of integrations.
+pub trait IntegrationSource: Send + Sync {
+    /// Fetches the whole list: all of it or an error, never a part.
+    fn fetch(&self) -> BoxFuture<'_, Result<IntegrationList, SourceError>>;
+
+    /// Names the source for `status`: its host or its file.
+    fn describe(&self) -> String;
+}
