@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod clock;
 pub mod error;
+pub mod git;
 pub mod http;
 pub mod integration;
 pub mod secret;

@@ -1,0 +1,140 @@
+//! What git is told: the text that a credential helper prints.
+
+use std::fmt;
+
+/// An answer to git's `get`.
+///
+/// It cannot name a protocol, host or path: git would take them over, and a token meant for one host would go to another.
+#[derive(Clone, Copy, Default)]
+pub struct CredentialAnswer<'a> {
+    /// Left out where git already has one, unless the host demands a literal user name.
+    pub username: Option<&'a str>,
+    /// The access token.
+    pub password: Option<&'a [u8]>,
+    /// When git should stop using the password, in seconds since 1970.
+    pub password_expiry_utc: Option<u64>,
+    /// Tells git to stop here: neither other helpers nor the user are asked.
+    pub quit: bool,
+}
+
+/// A value that would break git's line format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerError {
+    /// The key whose value holds LF, CR or NUL.
+    pub key: &'static str,
+}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has a line end or a NUL byte in it", self.key)
+    }
+}
+
+impl std::error::Error for AnswerError {}
+
+impl CredentialAnswer<'_> {
+    /// Appends the answer's lines to `out`, which is grown once so that no copy of the password stays behind.
+    ///
+    /// # Errors
+    /// [`AnswerError`] when a value holds LF, CR or NUL, whoever it came from; nothing was appended then.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
+        let Self { username, password, password_expiry_utc, quit } = *self;
+        let username = username.map(|username| checked("username", username.as_bytes())).transpose()?;
+        let password = password.map(|password| checked("password", password)).transpose()?;
+        let expiry = password_expiry_utc.map(|seconds| seconds.to_string());
+        let lines = [
+            ("username", username),
+            ("password", password),
+            ("password_expiry_utc", expiry.as_deref().map(str::as_bytes)),
+            ("quit", quit.then_some(&b"1"[..])),
+        ];
+        out.reserve_exact(lines.iter().map(|(key, value)| value.map_or(0, |value| key.len() + value.len() + 2)).sum());
+        for (key, value) in lines {
+            if let Some(value) = value {
+                append(out, key, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CredentialAnswer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { username, password, password_expiry_utc, quit } = self;
+        f.debug_struct("CredentialAnswer")
+            .field("username", username)
+            .field("password", &password.map(|_| "[redacted]"))
+            .field("password_expiry_utc", password_expiry_utc)
+            .field("quit", quit)
+            .finish()
+    }
+}
+
+/// Appends one line.
+///
+/// # Errors
+/// [`AnswerError`] when the value holds LF, CR or NUL; nothing was appended then.
+pub(super) fn write_line(out: &mut Vec<u8>, key: &'static str, value: &[u8]) -> Result<(), AnswerError> {
+    append(out, key, checked(key, value)?);
+    Ok(())
+}
+
+fn checked<'v>(key: &'static str, value: &'v [u8]) -> Result<&'v [u8], AnswerError> {
+    if value.iter().any(|byte| b"\n\r\0".contains(byte)) { Err(AnswerError { key }) } else { Ok(value) }
+}
+
+fn append(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    out.extend_from_slice(key.as_bytes());
+    out.push(b'=');
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: CredentialAnswer<'_> = CredentialAnswer {
+        username: Some("x-token-auth"),
+        password: Some(b"canary"),
+        password_expiry_utc: Some(1_900_000_000),
+        quit: false,
+    };
+
+    #[test]
+    fn an_answer_is_one_line_per_value() {
+        let mut out = Vec::new();
+        FULL.write(&mut out).unwrap();
+        assert_eq!(out, b"username=x-token-auth\npassword=canary\npassword_expiry_utc=1900000000\n");
+    }
+
+    #[test]
+    fn an_answer_that_tells_git_to_stop_says_nothing_else() {
+        let mut out = Vec::new();
+        CredentialAnswer { quit: true, ..CredentialAnswer::default() }.write(&mut out).unwrap();
+        assert_eq!(out, b"quit=1\n");
+    }
+
+    #[test]
+    fn a_value_with_a_line_end_or_nul_is_refused_before_anything_is_written() {
+        for bad in [&b"a\nhost=evil.example"[..], b"a\rb", b"a\0b", b"a\r\n", b"\n"] {
+            let mut out = b"before".to_vec();
+            assert_eq!(CredentialAnswer { password: Some(bad), ..FULL }.write(&mut out), Err(AnswerError { key: "password" }));
+            let username = std::str::from_utf8(bad).unwrap();
+            assert_eq!(CredentialAnswer { username: Some(username), ..FULL }.write(&mut out), Err(AnswerError { key: "username" }));
+            assert_eq!(out, b"before");
+        }
+    }
+
+    #[test]
+    fn the_buffer_is_grown_once_to_the_exact_size() {
+        let mut out = Vec::new();
+        FULL.write(&mut out).unwrap();
+        assert_eq!(out.capacity(), out.len());
+    }
+
+    #[test]
+    fn debug_never_shows_the_password() {
+        assert!(!format!("{FULL:?}").contains("canary"));
+    }
+}

@@ -1,0 +1,161 @@
+//! What the helper lets through from the agent to git.
+//!
+//! git believes whatever a helper prints, host included, and repeats a malformed line on the terminal. So the helper checks the
+//! agent's answer as a whole and prints either all of it or nothing.
+
+use std::fmt;
+
+use super::Wiped;
+use super::frame::printable;
+
+/// An agent's answer, sorted by who is to see it.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// The lines for git, ready to be printed.
+    pub git: Wiped,
+    /// The line for the user.
+    pub message: Option<String>,
+    /// Why the agent refused the request.
+    pub error: Option<String>,
+}
+
+/// An answer of which nothing may reach git. Names the line, never its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayError {
+    /// A CR or NUL byte.
+    Byte {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A key came twice: which one counts would depend on the reader.
+    Duplicate {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// A line without `=`.
+    NotKeyValue {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An expiry that is no number, or `quit` with anything but 1.
+    Value {
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+impl fmt::Display for RelayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Byte { line } => write!(f, "line {line} of the answer has a carriage return or a NUL byte in it"),
+            Self::Duplicate { line } => write!(f, "line {line} of the answer repeats a key"),
+            Self::NotKeyValue { line } => write!(f, "line {line} of the answer is not of the form key=value"),
+            Self::Value { line } => write!(f, "line {line} of the answer has a value that its key cannot have"),
+        }
+    }
+}
+
+impl std::error::Error for RelayError {}
+
+/// The keys that git may see, and the two that the user may see.
+const KEYS: [&[u8]; 6] = [b"error", b"message", b"password", b"password_expiry_utc", b"quit", b"username"];
+
+impl Relay {
+    /// Sorts an answer, given without its final blank line. Other keys (`host`, `oauth_refresh_token`) are dropped.
+    ///
+    /// # Errors
+    /// [`RelayError`] when any line is malformed, also one that would be dropped.
+    pub fn read(answer: &[u8]) -> Result<Self, RelayError> {
+        let mut relay = Self { git: Wiped::with_capacity(answer.len()), ..Self::default() };
+        let mut seen = [false; KEYS.len()];
+        for (index, line) in answer.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            let number = index + 1;
+            let content = line.strip_suffix(b"\n").unwrap_or(line);
+            if content.iter().any(|byte| b"\r\0".contains(byte)) {
+                return Err(RelayError::Byte { line: number });
+            }
+            let equals = content.iter().position(|&byte| byte == b'=').ok_or(RelayError::NotKeyValue { line: number })?;
+            let (key, value) = (&content[..equals], &content[equals + 1..]);
+            let Some(known) = KEYS.iter().position(|&known| known == key) else { continue };
+            if std::mem::replace(&mut seen[known], true) {
+                return Err(RelayError::Duplicate { line: number });
+            }
+            match key {
+                b"error" => relay.error = Some(printable(&String::from_utf8_lossy(value))),
+                b"message" => relay.message = Some(printable(&String::from_utf8_lossy(value))),
+                b"password_expiry_utc" if value.is_empty() || !value.iter().all(u8::is_ascii_digit) => {
+                    return Err(RelayError::Value { line: number });
+                }
+                b"quit" if value != b"1" => return Err(RelayError::Value { line: number }),
+                _ => {
+                    relay.git.extend(content);
+                    relay.git.extend(b"\n");
+                }
+            }
+        }
+        Ok(relay)
+    }
+}
+
+/// Length of the answer at the start of `bytes` without its final blank line; `None` while it is not complete.
+#[must_use]
+pub fn complete_answer(bytes: &[u8]) -> Option<usize> {
+    if bytes.starts_with(b"\n") {
+        return Some(0);
+    }
+    bytes.windows(2).position(|pair| pair == b"\n\n").map(|at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_let_through_line_by_line() {
+        let relay = Relay::read(b"username=u\npassword=p=q\npassword_expiry_utc=1900000000\nquit=1\n").unwrap();
+        assert_eq!(relay.git.expose_secret(), b"username=u\npassword=p=q\npassword_expiry_utc=1900000000\nquit=1\n");
+        assert_eq!((relay.message, relay.error), (None, None));
+    }
+
+    #[test]
+    fn what_git_must_not_believe_is_dropped() {
+        let answer = b"protocol=http\nhost=evil.example\npath=x\noauth_refresh_token=r\nusername=u\nurl=http://evil.example\nstate[]=x\n";
+        assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), b"username=u\n");
+    }
+
+    #[test]
+    fn message_and_error_are_kept_from_git_and_made_printable() {
+        let relay = Relay::read(b"message=run \x1b[31mthis\nerror=\xffno\x07\nquit=1\n").unwrap();
+        assert_eq!(relay.git.expose_secret(), b"quit=1\n");
+        assert_eq!(relay.message.as_deref(), Some("run  [31mthis"));
+        assert_eq!(relay.error.as_deref(), Some("\u{fffd}no "));
+    }
+
+    #[test]
+    fn one_bad_line_spoils_the_whole_answer() {
+        let table: &[(&[u8], RelayError)] = &[
+            (b"username=u\npass\rword=p\n", RelayError::Byte { line: 2 }),
+            (b"username=u\r\npassword=p\n", RelayError::Byte { line: 1 }),
+            (b"password=p\0q\n", RelayError::Byte { line: 1 }),
+            (b"other=\0\n", RelayError::Byte { line: 1 }),
+            (b"gho_canary\n", RelayError::NotKeyValue { line: 1 }),
+            (b"username=u\n\npassword=p\n", RelayError::NotKeyValue { line: 2 }),
+            (b"password=p\npassword=q\n", RelayError::Duplicate { line: 2 }),
+            (b"password_expiry_utc=soon\n", RelayError::Value { line: 1 }),
+            (b"password_expiry_utc=\n", RelayError::Value { line: 1 }),
+            (b"password_expiry_utc=-1\n", RelayError::Value { line: 1 }),
+            (b"quit=0\n", RelayError::Value { line: 1 }),
+        ];
+        for (answer, error) in table {
+            assert_eq!(Relay::read(answer).unwrap_err(), *error, "{}", answer.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_with_its_first_blank_line() {
+        assert_eq!(complete_answer(b""), None);
+        assert_eq!(complete_answer(b"\n"), Some(0));
+        assert_eq!(complete_answer(b"a=b\n"), None);
+        assert_eq!(complete_answer(b"a=b\n\nc=d\n\n"), Some(4));
+    }
+}
