@@ -1,5 +1,9 @@
 //! Stage 2: the runner's SCM integrations, and which of them answers for a URL.
 
+pub mod host;
+pub mod location;
+pub mod path;
+pub mod registry;
 pub mod source;
 
 use std::fmt;
