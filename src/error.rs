@@ -98,3 +98,9 @@ impl From<std::io::Error> for Error {
         Self::new(Kind::Internal, "cannot read or write").because(error)
     }
 }
+
+impl From<crate::config::Error> for Error {
+    fn from(error: crate::config::Error) -> Self {
+        Self::new(Kind::Config, error.to_string()).hint("change the configuration, then run `scm-agent config check`")
+    }
+}

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Environment;
 use crate::error::Error;
+
+pub mod config;
 
 /// The streams that a command reads and writes, so that tests can stand in for them.
 pub struct Io<'a> {
@@ -31,13 +34,18 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Config(config::Args),
+}
 
 /// Runs a parsed command line.
 ///
 /// # Errors
 /// [`Error`] with the exit code to end with.
 pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
-    let _ = (cli.config, io);
-    match cli.command {}
+    let explicit = cli.config.as_deref();
+    let environment = Environment::from_process();
+    match cli.command {
+        Command::Config(args) => config::run(args, explicit, &environment, io),
+    }
 }

@@ -11,13 +11,17 @@ use url::Url;
 
 mod environment;
 mod error;
+mod keys;
 mod layer;
+mod named;
 mod reader;
 mod sections;
 mod show;
 
 pub use environment::Environment;
 pub use error::{Cause, Error, Problem};
+pub use keys::KEYS;
+pub use named::Finding;
 pub use reader::{Origin, Setting};
 
 /// Where the configuration is when nobody says otherwise.
@@ -235,7 +239,7 @@ impl Config {
     /// # Errors
     /// [`Error`] with every problem that was found.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
-        let layers = layer::read_all(explicit, environment)?;
+        let layers = layer::read_all(explicit, environment);
         sections::build(layers, environment)
     }
 
@@ -247,8 +251,7 @@ impl Config {
     /// # Errors
     /// [`Error`] naming what is missing.
     pub fn require_secrets(&self) -> Result<(), Error> {
-        let problems = self.missing_secrets();
-        if problems.is_empty() { Ok(()) } else { Err(Error::new(problems)) }
+        Error::from_problems(self.missing_secrets()).map_or(Ok(()), Err)
     }
 
     /// What [`Config::require_secrets`] would refuse.

@@ -1,0 +1,92 @@
+//! The keys that exist, and which of them somebody meant who wrote another.
+
+use std::fmt;
+
+use super::environment::PREFIX;
+
+/// The one section of which there are several.
+pub(super) const PROVIDER: &str = "provider";
+
+/// Every section with its keys, in the order of the documentation.
+pub const KEYS: [(&str, &[&str]); 5] = [
+    ("control_plane", &["url", "file", "runner_id", "token_file", "poll_interval", "ca_file", "proxy", "connect_timeout", "timeout"]),
+    ("key", &["files", "passphrase_file", "oaep_hash"]),
+    (
+        "agent",
+        &[
+            "socket",
+            "socket_group",
+            "socket_mode",
+            "max_connections",
+            "max_connections_per_user",
+            "read_timeout",
+            "request_timeout",
+            "shutdown_grace_period",
+            "allow_insecure_loopback",
+        ],
+    ),
+    (PROVIDER, &["host", "issuer", "token_url", "scopes", "username", "token_endpoint_auth", "grant"]),
+    ("log", &["format", "level"]),
+];
+
+/// A key that exists.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    section: &'static str,
+    name: &'static str,
+}
+
+impl Known {
+    /// The variable that sets it.
+    pub(super) fn variable(self) -> String {
+        let index = if self.section == PROVIDER { "0__" } else { "" };
+        format!("{PREFIX}{}__{index}{}", self.section, self.name).to_ascii_uppercase()
+    }
+}
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.section, self.name)
+    }
+}
+
+pub(super) fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|(section, _)| *section == name)
+}
+
+pub(super) fn is_known(section: &str, name: &str) -> bool {
+    KEYS.iter().any(|(known, names)| *known == section && names.contains(&name))
+}
+
+/// The place of a section in the documentation.
+pub(super) fn position(section: &str) -> usize {
+    KEYS.iter().position(|(known, _)| *known == section).unwrap_or(KEYS.len())
+}
+
+/// The known key that is most like a name; among equals one of the same section, so that a key in the wrong section is found too.
+pub(super) fn nearest(section: Option<&str>, name: &str) -> Known {
+    const SAME_SECTION: f64 = 0.1;
+    let mut best = (Known { section: KEYS[0].0, name: KEYS[0].1[0] }, f64::MIN);
+    for (known_section, names) in KEYS {
+        for known in names {
+            let likeness = strsim::jaro_winkler(name, known)
+                + section.map_or(0.0, |section| SAME_SECTION * strsim::jaro_winkler(section, known_section));
+            if likeness > best.1 {
+                best = (Known { section: known_section, name: known }, likeness);
+            }
+        }
+    }
+    best.0
+}
+
+/// The known section that is most like a name.
+pub(super) fn nearest_section(name: &str) -> String {
+    let mut best = (KEYS[0].0, f64::MIN);
+    for (section, _) in KEYS {
+        let likeness = strsim::jaro_winkler(name, section);
+        if likeness > best.1 {
+            best = (section, likeness);
+        }
+    }
+    if best.0 == PROVIDER { format!("[[{}]]", best.0) } else { format!("[{}]", best.0) }
+}

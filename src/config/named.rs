@@ -1,0 +1,71 @@
+//! Looks at the files that the configuration names, without reading them.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::layer::nonblocking;
+use super::{Cause, Config, Origin, Problem, Source, TokenOrigin};
+
+/// What is wrong with a file that the configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// Nobody could use it.
+    Error(Problem),
+    /// The service may be able to use it all the same.
+    Warning(Problem),
+}
+
+impl Config {
+    /// Looks at every file that the configuration names. The paths stay out of the findings: a token that was written where
+    /// the path of its file belongs must not be printed.
+    #[must_use]
+    pub fn check_named_files(&self) -> Vec<Finding> {
+        let mut named: Vec<(&'static str, &'static str, String, &Path)> = Vec::new();
+        let plane = &self.control_plane;
+        if let Source::File(path) = &plane.source {
+            named.push(("control_plane", "file", "control_plane.file".to_owned(), path));
+        }
+        if let TokenOrigin::File(path) = &plane.token {
+            named.push(("control_plane", "token_file", "control_plane.token_file".to_owned(), path));
+        }
+        if let Some(path) = &plane.ca_file {
+            named.push(("control_plane", "ca_file", "control_plane.ca_file".to_owned(), path));
+        }
+        for (index, path) in self.key.files.iter().enumerate() {
+            named.push(("key", "files", format!("key.files[{index}]"), path));
+        }
+        if let Some(path) = &self.key.passphrase_file {
+            named.push(("key", "passphrase_file", "key.passphrase_file".to_owned(), path));
+        }
+        named.into_iter().filter_map(|(section, name, key, path)| finding(self.origin_of(section, name), key, path)).collect()
+    }
+
+    fn origin_of(&self, section: &str, name: &str) -> &Origin {
+        let setting = self.settings.iter().find(|setting| setting.section == section && setting.name == name);
+        setting.map_or(&Origin::Default, |setting| &setting.origin)
+    }
+}
+
+fn finding(origin: &Origin, key: String, path: &Path) -> Option<Finding> {
+    match look(path) {
+        Ok(()) => None,
+        // The check often runs as somebody else than the service does.
+        Err(cause @ Cause::NamedUnreadable(io::ErrorKind::PermissionDenied)) => Some(Finding::Warning(Problem::new(origin, key, cause))),
+        Err(cause) => Some(Finding::Error(Problem::new(origin, key, cause))),
+    }
+}
+
+fn look(path: &Path) -> Result<(), Cause> {
+    let unreadable = |error: io::Error| Cause::NamedUnreadable(error.kind());
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking()).open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        Err(Cause::NamedNotAFile)
+    } else if metadata.len() == 0 {
+        Err(Cause::NamedEmpty)
+    } else {
+        Ok(())
+    }
+}

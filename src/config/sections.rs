@@ -1,0 +1,318 @@
+//! What each section holds: its keys, their defaults and ranges, and what must hold between them.
+
+use std::time::Duration;
+
+use url::Url;
+
+use crate::http::is_loopback_name;
+
+use super::layer::{Entry, Layers, ProviderTable, Table};
+use super::reader::{Reader, Section, path, quoted, quoted_list, resolve, text, texts};
+use super::{
+    Agent, Cause, Config, ControlPlane, DEFAULT_FILE, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, OaepHash, Origin, Problem,
+    Provider, ProxyUrl, Source, TokenEndpointAuth, TokenOrigin,
+};
+
+const DEFAULT_URL: &str = "https://app.gitpod.io/api";
+const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
+/// `sun_path` of unix(7), without the byte that ends it.
+const SOCKET_PATH_BYTES: usize = 107;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Types every section, or tells everything that is wrong.
+pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Config, Error> {
+    let mut reader = Reader { problems: std::mem::take(&mut layers.problems), ..Reader::default() };
+    let mut table = |name: &str| layers.sections.remove(name).unwrap_or_default();
+
+    // First, because the other sections' URLs depend on it.
+    let agent = agent(reader.section("agent", table("agent")));
+    let urls = Urls { loopback: agent.allow_insecure_loopback };
+    let control_plane = control_plane(reader.section("control_plane", table("control_plane")), &urls, environment);
+    let key = key(reader.section("key", table("key")), environment);
+    let log = log(reader.section("log", table("log")));
+    let providers = providers(&mut reader, layers.providers, &urls);
+
+    if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
+        if layers.no_default_file {
+            reader.problems.push(Problem::of_file(DEFAULT_FILE, Cause::NoDefaultFile));
+        }
+        let variable = "SCM_AGENT__CONTROL_PLANE__RUNNER_ID".to_owned();
+        reader.problems.push(Problem::of_key("control_plane.runner_id", Cause::Missing { variable }));
+    }
+    if !reader.problems.is_empty() {
+        return Err(Error::new(reader.problems));
+    }
+    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, settings: reader.into_settings() })
+}
+
+/// Whether the id is missing, as opposed to wrong, which is a problem already.
+fn needs_runner_id(reader: &Reader, source: &Source) -> bool {
+    let unset = reader.settings.iter().any(|setting| setting.name == "runner_id" && setting.value.is_none());
+    unset && matches!(source, Source::Url(_))
+}
+
+fn agent(mut section: Section<'_>) -> Agent {
+    Agent {
+        socket: section.read_or(
+            "socket",
+            DEFAULT_SOCKET.into(),
+            |_| quoted(DEFAULT_SOCKET),
+            |entry| {
+                let (socket, shown) = path(entry)?;
+                if socket.as_os_str().len() > SOCKET_PATH_BYTES {
+                    Err(Cause::SocketPath { most: SOCKET_PATH_BYTES })
+                } else {
+                    Ok((socket, shown))
+                }
+            },
+        ),
+        socket_group: section.text("socket_group"),
+        socket_mode: section.read_or("socket_mode", 0o660, |_| quoted("0660"), socket_mode),
+        max_connections: section.number("max_connections", 256, 1..=4096),
+        max_connections_per_user: section.number("max_connections_per_user", 32, 1..=4096),
+        read_timeout: section.duration("read_timeout", 2 * SECOND, Duration::from_millis(100)..=MINUTE),
+        request_timeout: section.duration("request_timeout", 30 * SECOND, SECOND..=10 * MINUTE),
+        shutdown_grace_period: section.duration("shutdown_grace_period", 5 * SECOND, Duration::ZERO..=10 * MINUTE),
+        allow_insecure_loopback: section.flag("allow_insecure_loopback", false),
+    }
+}
+
+fn socket_mode(entry: &Entry) -> Result<(u32, String), Cause> {
+    match text(entry) {
+        Ok(text) if matches!(&*text, "0660" | "660") => Ok((0o660, quoted("0660"))),
+        Ok(text) if matches!(&*text, "0600" | "600") => Ok((0o600, quoted("0600"))),
+        _ => Err(Cause::SocketMode),
+    }
+}
+
+fn control_plane(mut section: Section<'_>, urls: &Urls, environment: &Environment) -> ControlPlane {
+    let source = source(&mut section, urls);
+    let runner_id = section.read("runner_id", |entry| {
+        let id = text(entry)?;
+        if is_uuid(&id) { Ok((id.to_ascii_lowercase(), quoted(&id.to_ascii_lowercase()))) } else { Err(Cause::NotAUuid) }
+    });
+    let token = token(&mut section, environment);
+    ControlPlane {
+        source,
+        runner_id,
+        token,
+        poll_interval: section.duration("poll_interval", MINUTE, SECOND..=24 * 60 * MINUTE),
+        ca_file: section.path("ca_file"),
+        proxy: section.read("proxy", |entry| {
+            let url = Url::parse(&text(entry)?).map_err(|_| Cause::NotAProxy)?;
+            let plain = url.query().is_none() && url.fragment().is_none() && url.path() == "/";
+            if !plain || !matches!(url.scheme(), "http" | "https") {
+                return Err(Cause::NotAProxy);
+            }
+            let proxy = ProxyUrl(url);
+            let shown = quoted(&proxy.redacted());
+            Ok((proxy, shown))
+        }),
+        connect_timeout: section.duration("connect_timeout", 10 * SECOND, Duration::from_millis(100)..=5 * MINUTE),
+        timeout: section.duration("timeout", 30 * SECOND, SECOND..=10 * MINUTE),
+    }
+}
+
+/// A file stands instead of a URL. `ONA_BASE_URL` is often set for other programs, so it alone does not contradict a file.
+fn source(section: &mut Section<'_>, urls: &Urls) -> Source {
+    let default = || Url::parse(DEFAULT_URL).expect("a constant URL");
+    let url = section.take("url");
+    let Some(file) = section.take("file") else {
+        let url = match &url {
+            Some(entry) => section.convert("url", entry, |entry| urls.plain(entry)).unwrap_or_else(default),
+            None => {
+                section.note("url", Some(quoted(DEFAULT_URL)), Origin::Default);
+                default()
+            }
+        };
+        section.note("file", None, Origin::Default);
+        return Source::Url(url);
+    };
+    match url {
+        Some(Entry { origin, .. }) if origin != Origin::Variable("ONA_BASE_URL".to_owned()) => {
+            section.problem("file", &file.origin, Cause::Conflict { other: "control_plane.url", origin });
+        }
+        _ => section.note("url", None, Origin::Default),
+    }
+    // A wrong path is a problem by now; an empty one will not be used.
+    Source::File(section.convert("file", &file, path).unwrap_or_default())
+}
+
+fn token(section: &mut Section<'_>, environment: &Environment) -> TokenOrigin {
+    const CREDENTIAL: &str = "control-plane-token";
+    if let Some(entry) = section.take("token_file") {
+        return section.convert("token_file", &entry, path).map_or(TokenOrigin::None, TokenOrigin::File);
+    }
+    if let Some(path) = environment.credential(CREDENTIAL) {
+        section.note("token_file", Some(quoted(&path.to_string_lossy())), Origin::Credential(CREDENTIAL));
+        return TokenOrigin::File(path);
+    }
+    match environment.token_variable() {
+        Some(name) => {
+            section.note("token_file", None, Origin::Variable(name.to_owned()));
+            TokenOrigin::Environment(name)
+        }
+        None => {
+            section.note("token_file", None, Origin::Default);
+            TokenOrigin::None
+        }
+    }
+}
+
+fn key(mut section: Section<'_>, environment: &Environment) -> Key {
+    const KEY: &str = "runner-key";
+    const PASSPHRASE: &str = "runner-key-passphrase";
+    let files = match section.take("files") {
+        Some(entry) => section.convert("files", &entry, |entry| {
+            let files = texts(entry)?.iter().map(|text| resolve(text, &entry.origin)).collect::<Result<Vec<_>, _>>()?;
+            if files.is_empty() {
+                return Err(Cause::Empty);
+            }
+            if (1..files.len()).any(|index| files[..index].contains(&files[index])) {
+                return Err(Cause::DuplicateEntry);
+            }
+            let shown = quoted_list(files.iter().map(|file| file.to_string_lossy()));
+            Ok((files, shown))
+        }),
+        None => credential(&mut section, "files", KEY, environment, |shown| quoted_list([shown])).map(|file| vec![file]),
+    };
+    let passphrase_file = match section.take("passphrase_file") {
+        Some(entry) => section.convert("passphrase_file", &entry, path),
+        None => credential(&mut section, "passphrase_file", PASSPHRASE, environment, quoted),
+    };
+    let oaep_hash = section.choice_or(
+        "oaep_hash",
+        &[("sha1", OaepHash::Sha1), ("sha256", OaepHash::Sha256), ("sha384", OaepHash::Sha384), ("sha512", OaepHash::Sha512)],
+        1,
+    );
+    Key { files: files.unwrap_or_default(), passphrase_file, oaep_hash }
+}
+
+fn credential(
+    section: &mut Section<'_>,
+    name: &'static str,
+    credential: &'static str,
+    environment: &Environment,
+    show: impl FnOnce(&str) -> String,
+) -> Option<std::path::PathBuf> {
+    let path = environment.credential(credential);
+    match &path {
+        Some(path) => section.note(name, Some(show(&path.to_string_lossy())), Origin::Credential(credential)),
+        None => section.note(name, None, Origin::Default),
+    }
+    path
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    Log {
+        format: section.choice_or("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], 0),
+        level: section.choice_or("level", &[("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)], 2),
+    }
+}
+
+fn providers(reader: &mut Reader, tables: Vec<ProviderTable>, urls: &Urls) -> Vec<Provider> {
+    let mut providers: Vec<(Provider, String)> = Vec::new();
+    for (index, mut table) in tables.into_iter().enumerate() {
+        let entries: Table = std::mem::take(&mut table.table);
+        let host_key = table.full("host");
+        let host_origin = entries.get("host").and_then(|entries| entries.last()).map(|entry| entry.origin.clone());
+        let mut section = reader.provider(index, &table.key, entries);
+        let host = section.read("host", host);
+        let provider = Provider {
+            host: host.clone().unwrap_or_default(),
+            issuer: section.read("issuer", |entry| urls.plain(entry).and_then(|_| text(entry)).map(|text| (text.clone(), quoted(&text)))),
+            token_url: section.read("token_url", |entry| urls.plain(entry)),
+            scopes: section.read("scopes", scopes),
+            username: section.text("username"),
+            token_endpoint_auth: section.choice(
+                "token_endpoint_auth",
+                &[
+                    ("client_secret_basic", TokenEndpointAuth::ClientSecretBasic),
+                    ("client_secret_post", TokenEndpointAuth::ClientSecretPost),
+                ],
+            ),
+            grant: section.choice("grant", &[("service", Grant::Service), ("user", Grant::User)]),
+        };
+        match (host, host_origin) {
+            (Some(host), Some(origin)) => {
+                if let Some((_, first)) = providers.iter().find(|(earlier, _)| earlier.host == host) {
+                    reader.problems.push(Problem::new(&origin, host_key.clone(), Cause::DuplicateHost { first: first.clone() }));
+                }
+                let named = if let Origin::File(path) = &origin { format!("{host_key} in {}", path.display()) } else { host_key };
+                providers.push((provider, named));
+            }
+            (None, None) => {
+                reader.problems.push(Problem::new(&table.origin, host_key, Cause::MissingHost));
+            }
+            // Wrong, and said so.
+            _ => {}
+        }
+    }
+    providers.into_iter().map(|(provider, _)| provider).collect()
+}
+
+/// A host with its port and path, in one spelling.
+fn host(entry: &Entry) -> Result<(String, String), Cause> {
+    let written = text(entry)?;
+    let url = Url::parse(&format!("https://{written}")).map_err(|_| Cause::Host)?;
+    let foreign =
+        written.contains(['@', '?', '#', '\\', ' ', '%']) || written.contains("://") || written.starts_with('/') || written.contains("//");
+    let name = url.host_str().unwrap_or_default();
+    if foreign || name.is_empty() {
+        return Err(Cause::Host);
+    }
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let host = format!("{name}{port}{}", url.path().trim_end_matches('/'));
+    let shown = quoted(&host);
+    Ok((host, shown))
+}
+
+/// `scope-token` of RFC 6749 section 3.3.
+fn scopes(entry: &Entry) -> Result<(Vec<String>, String), Cause> {
+    let scopes = texts(entry)?;
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    if !scopes.iter().all(|scope| scope.bytes().all(allowed)) {
+        return Err(Cause::Scope);
+    }
+    let shown = quoted_list(&scopes);
+    Ok((scopes, shown))
+}
+
+/// RFC 9562 section 4, in either case.
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// What a URL that carries secrets must be.
+struct Urls {
+    loopback: bool,
+}
+
+impl Urls {
+    /// A URL that says where, and nothing else.
+    fn plain(&self, entry: &Entry) -> Result<(Url, String), Cause> {
+        let written = text(entry)?;
+        let url = Url::parse(&written).map_err(|_| Cause::NotAUrl)?;
+        // The parser repairs what a person should: blanks around it, `https:host`, `https:\\host`.
+        let repaired = written.contains([' ', '\\']) || !written.contains("://");
+        if repaired || !matches!(url.scheme(), "http" | "https") {
+            return Err(Cause::NotAUrl);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Cause::UrlUserinfo);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(Cause::UrlQuery);
+        }
+        if url.scheme() == "http" && !(self.loopback && is_loopback_name(&url)) {
+            return Err(Cause::InsecureUrl);
+        }
+        let shown = quoted(url.as_str());
+        Ok((url, shown))
+    }
+}
