@@ -4,6 +4,7 @@
 //! URL, [`key`] opens its secret, [`oauth`] turns that into an access token, [`git`] writes the answer. [`broker`] is the
 //! flow in one function; [`agent`] is the daemon around it. `ARCHITECTURE.md` has the picture and the import rules.
 
+pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;

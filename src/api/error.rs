@@ -1,0 +1,196 @@
+//! What can go wrong in this stage, and who can mend it.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::bounded_file::FileError;
+use super::connect::{Code, Refusal};
+use super::message::MessageError;
+use crate::http;
+use crate::integration::source::{SourceError, SourceErrorKind};
+use crate::secret::SecretError;
+
+/// Why the integrations could not be had. Names the host, file or field; never a URL, a value, a body or the token.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The base URL cannot be one.
+    #[error("the control plane's URL is not usable: {reason}")]
+    BaseUrl {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The client could not be set up.
+    #[error("cannot set up the client for the control plane")]
+    Client(#[from] http::BuildError),
+    /// The reply is compressed, though only plain replies were asked for.
+    #[error("{host} answered in an encoding that was not asked for (HTTP {status}): a proxy?")]
+    Encoded {
+        /// Host and port.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The file of integrations cannot be read.
+    #[error("cannot use the integrations file {path}")]
+    File {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// The file of integrations is no complete, saved reply.
+    #[error("the integrations file {path} is no saved ListSCMIntegrations reply")]
+    FileContent {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        source: MessageError,
+    },
+    /// The file of integrations is one page of several.
+    #[error("the integrations file {path} holds one page of several: its field pagination.nextToken is not empty")]
+    FileIncomplete {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// What answered is not the control plane.
+    #[error("{host} answered with {media_type} (HTTP {status}), not as the control plane: a proxy, or a wrong URL?")]
+    NotControlPlane {
+        /// Host and port.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// The media type of the reply in plain characters, cut short.
+        media_type: String,
+        /// How long the server asked not to be asked again, at most 15 minutes.
+        retry_after: Option<Duration>,
+    },
+    /// The pages of the list do not add up.
+    #[error("the list of integrations from {host} {problem}")]
+    Paging {
+        /// Host and port.
+        host: String,
+        /// How.
+        problem: PagingError,
+    },
+    /// The control plane refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The integration that was asked for cannot be used.
+    #[error("the integration from {host} is not usable: {reason}")]
+    Rejected {
+        /// Host and port.
+        host: String,
+        /// Names the field.
+        reason: String,
+    },
+    /// The reply cannot be read.
+    #[error("cannot read the reply of {host}")]
+    Reply {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: MessageError,
+    },
+    /// The token file cannot be used.
+    #[error("cannot use the token file {path}")]
+    Token {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// The token in the environment cannot be used.
+    #[error("the token in {name} {reason}")]
+    TokenVariable {
+        /// The variable.
+        name: &'static str,
+        /// Why.
+        reason: SecretError,
+    },
+    /// No reply came.
+    #[error(transparent)]
+    Transport(#[from] http::Error),
+}
+
+/// How the pages of a list fail to add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PagingError {
+    /// A page token came back.
+    #[error("goes round in circles: a page token came twice")]
+    Repeats,
+    /// All pages together took too long.
+    #[error("took longer than {limit:?} in all")]
+    TooLong {
+        /// The limit.
+        limit: Duration,
+    },
+    /// There is always one page more.
+    #[error("does not end after {limit} pages")]
+    TooManyPages {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl Error {
+    /// How long the server asked not to be asked again, at most 15 minutes.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotControlPlane { retry_after, .. } => *retry_after,
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// The Connect code, where the control plane gave one.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            _ => None,
+        }
+    }
+
+    fn kind(&self) -> SourceErrorKind {
+        match self {
+            Self::BaseUrl { .. }
+            | Self::Client(_)
+            | Self::File { .. }
+            | Self::FileContent { .. }
+            | Self::FileIncomplete { .. }
+            | Self::Token { .. }
+            | Self::TokenVariable { .. }
+            | Self::Transport(http::Error::Insecure { .. }) => SourceErrorKind::Operator,
+            Self::Refused(refusal) => match refusal.code {
+                Code::FailedPrecondition
+                | Code::InvalidArgument
+                | Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented => SourceErrorKind::Operator,
+                _ => SourceErrorKind::Transient,
+            },
+            Self::Encoded { .. }
+            | Self::NotControlPlane { .. }
+            | Self::Paging { .. }
+            | Self::Rejected { .. }
+            | Self::Reply { .. }
+            | Self::Transport(_) => SourceErrorKind::Transient,
+        }
+    }
+}
+
+impl From<&Error> for SourceError {
+    fn from(error: &Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(current) = cause {
+            message.push_str(": ");
+            message.push_str(&current.to_string());
+            cause = current.source();
+        }
+        Self { kind: error.kind(), message, retry_after: error.retry_after() }
+    }
+}

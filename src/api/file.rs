@@ -1,0 +1,46 @@
+//! The file source: a saved `ListSCMIntegrations` reply, for runners that cannot reach a control plane.
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+
+use super::bounded_file::{self, Access};
+use super::message::ListReader;
+use super::{Error, MAX_INTEGRATIONS, MAX_PAGE_BYTES};
+use crate::integration::source::{IntegrationList, IntegrationSource, SourceError};
+
+/// A saved reply, read again at each fetch.
+#[derive(Debug, Clone)]
+pub struct IntegrationFile {
+    path: PathBuf,
+}
+
+impl IntegrationFile {
+    /// Names the file; it is opened at each [`IntegrationFile::load`].
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Reads the whole list.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::FileContent`] or [`Error::FileIncomplete`].
+    pub fn load(&self) -> Result<IntegrationList, Error> {
+        let content = bounded_file::read(&self.path, MAX_PAGE_BYTES, Access::Any)
+            .map_err(|source| Error::File { path: self.path.clone(), source })?;
+        let mut reader = ListReader::new(None, MAX_INTEGRATIONS);
+        let next_token = reader.page(&content).map_err(|source| Error::FileContent { path: self.path.clone(), source })?;
+        if next_token.is_empty() { Ok(reader.finish()) } else { Err(Error::FileIncomplete { path: self.path.clone() }) }
+    }
+}
+
+impl IntegrationSource for IntegrationFile {
+    fn fetch(&self) -> BoxFuture<'_, Result<IntegrationList, SourceError>> {
+        Box::pin(async { self.load().map_err(|error| SourceError::from(&error)) })
+    }
+
+    fn describe(&self) -> String {
+        self.path.display().to_string()
+    }
+}
