@@ -12,4 +12,5 @@ pub mod error;
 pub mod git;
 pub mod http;
 pub mod integration;
+pub mod oauth;
 pub mod secret;

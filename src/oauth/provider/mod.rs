@@ -1,0 +1,292 @@
+//! Which grant a host allows, and with which endpoint, scopes and user name: a table, one file per family of hosts.
+
+mod azure_devops;
+mod bitbucket;
+mod gitea;
+mod github;
+mod gitlab;
+mod issuer;
+
+use std::str::FromStr;
+
+use url::Url;
+
+use super::metadata::Issuer;
+use crate::http;
+
+/// How a client shows its secret at the token endpoint (RFC 6749 section 2.3.1, OpenID Connect Core section 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuthentication {
+    /// `client_secret_basic`: in the `Authorization` header.
+    Basic,
+    /// `client_secret_post`: in the form body.
+    Post,
+}
+
+/// Whose token a host is served with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrantKind {
+    /// The app's own: client_credentials.
+    Service,
+    /// A user's, who signs in once.
+    User,
+}
+
+/// A name that is none of the allowed ones. The name itself is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is neither \"{}\" nor \"{}\"", .allowed.0, .allowed.1)]
+pub struct UnknownName {
+    /// What may stand there.
+    pub allowed: (&'static str, &'static str),
+}
+
+impl FromStr for ClientAuthentication {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        match name {
+            "client_secret_basic" => Ok(Self::Basic),
+            "client_secret_post" => Ok(Self::Post),
+            _ => Err(UnknownName { allowed: ("client_secret_basic", "client_secret_post") }),
+        }
+    }
+}
+
+impl FromStr for GrantKind {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        match name {
+            "service" => Ok(Self::Service),
+            "user" => Ok(Self::User),
+            _ => Err(UnknownName { allowed: ("service", "user") }),
+        }
+    }
+}
+
+/// What the operator says about one host: a `[[provider]]` section. Each value given replaces the built-in one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProviderOverride {
+    /// The integration's host as registered: a name, perhaps with a port and a path.
+    pub host: String,
+    /// Where the metadata is; replaces the integration's `issuerUrl`.
+    pub issuer: Option<Url>,
+    /// The token endpoint; no metadata is fetched then.
+    pub token_url: Option<Url>,
+    /// The scopes to ask for; an empty list sends no `scope`.
+    pub scopes: Option<Vec<String>>,
+    /// The user name that git sends with the token.
+    pub username: Option<String>,
+    /// How the app shows its secret.
+    pub token_endpoint_auth: Option<ClientAuthentication>,
+    /// Whose token serves the host. A `token_url` alone means [`GrantKind::Service`].
+    pub grant: Option<GrantKind>,
+}
+
+/// How an integration gets its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// It gets none. An integration that allows personal access tokens still takes one.
+    None {
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// From a personal access token that a user brings.
+    Pat,
+    /// From the app's secret alone.
+    Service(ServicePlan),
+    /// From a user's sign-in.
+    User {
+        /// Why the secret alone is not enough.
+        reason: &'static str,
+    },
+}
+
+impl Plan {
+    /// The name of the grant as `status` shows it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None { .. } => "none",
+            Self::Pat => "pat",
+            Self::Service(_) => "service",
+            Self::User { .. } => "user",
+        }
+    }
+}
+
+/// How to get a token with the app's secret alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// `None` takes what the metadata offers, `client_secret_basic` where there is none (RFC 6749 section 2.3.1).
+    pub client_authentication: Option<ClientAuthentication>,
+    /// Where the token endpoint is, or how to find it.
+    pub endpoint: EndpointSource,
+    /// Whether the token endpoint may answer with a form instead of JSON; GitHub's does.
+    pub form_replies: bool,
+    /// Whether the metadata must list `client_credentials`, because nothing else says that the issuer allows it.
+    pub must_be_offered: bool,
+    /// The scopes to ask for; none sends no `scope`.
+    pub scopes: Vec<String>,
+    /// The user name that git sends with the token.
+    pub username: String,
+}
+
+impl ServicePlan {
+    /// Host and port that the secret is for, for display.
+    #[must_use]
+    pub fn issuer_host(&self) -> String {
+        match &self.endpoint {
+            EndpointSource::Fixed(url) => http::host_and_port(url),
+            EndpointSource::Issuer(issuer) => issuer.host(),
+        }
+    }
+}
+
+/// Where the token endpoint comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// It is known.
+    Fixed(Url),
+    /// The issuer's metadata names it.
+    Issuer(Issuer),
+}
+
+/// What is known about a family of hosts.
+struct Facts {
+    /// What an app's secret alone gives there.
+    grant: FamilyGrant,
+    client_authentication: Option<ClientAuthentication>,
+    form_replies: bool,
+    scopes: &'static [&'static str],
+    /// Issuers whose first path segment is one of these are for everybody and give no app a token.
+    shared_tenants: &'static [&'static str],
+    token_url: Option<&'static str>,
+    username: &'static str,
+}
+
+/// What an app's secret alone gives at a family of hosts.
+enum FamilyGrant {
+    /// Nothing, nor does a sign-in: personal access tokens only.
+    Pat,
+    /// A token that git can use.
+    Service,
+    /// A token that git can use, if the metadata says so.
+    ServiceIfOffered,
+    /// Nothing that git can use, for the given reason.
+    User(&'static str),
+}
+
+/// Chooses the grant for an integration: the operator's word first, then the family's facts.
+///
+/// `host` and the overrides' hosts are compared whole: without scheme, default port and trailing slash, the name in lower case.
+#[must_use]
+pub fn plan(scm_id: &str, host: &str, issuer_url: Option<&str>, pat: bool, has_oauth: bool, overrides: &[ProviderOverride]) -> Plan {
+    let host = normalised(host);
+    let facts = facts(scm_id, &host);
+    let operator = overrides.iter().find(|candidate| normalised(&candidate.host) == host);
+    let wanted = operator.and_then(|operator| operator.grant.or(operator.token_url.as_ref().map(|_| GrantKind::Service)));
+    if !has_oauth || matches!((wanted, &facts.grant), (None, FamilyGrant::Pat)) {
+        return match pat {
+            true => Plan::Pat,
+            false if has_oauth => none("this SCM takes personal access tokens only, and the integration does not allow them"),
+            false => none("the integration has no OAuth app and allows no personal access token"),
+        };
+    }
+    match (wanted, &facts.grant) {
+        (Some(GrantKind::User), _) => Plan::User { reason: "the configuration says that a user signs in" },
+        (None, FamilyGrant::User(reason)) => Plan::User { reason },
+        (Some(GrantKind::Service), _) | (None, _) => service(scm_id, &host, facts, operator, wanted.is_some(), issuer_url),
+    }
+}
+
+fn service(
+    scm_id: &str,
+    host: &str,
+    facts: &Facts,
+    operator: Option<&ProviderOverride>,
+    operator_promises: bool,
+    issuer_url: Option<&str>,
+) -> Plan {
+    let endpoint = match endpoint_source(host, facts, operator, issuer_url) {
+        Err(reason) => return none(reason),
+        Ok(Some(endpoint)) => endpoint,
+        Ok(None) if matches!(facts.grant, FamilyGrant::ServiceIfOffered) => {
+            return none(format!("the SCM id {} is not known and the integration has no issuer URL", scm_id.escape_debug()));
+        }
+        Ok(None) => return none("the integration has no issuer URL"),
+    };
+    if let EndpointSource::Issuer(issuer) = &endpoint
+        && let Some(tenant) = facts.shared_tenants.iter().find(|tenant| issuer.first_segment().eq_ignore_ascii_case(tenant))
+    {
+        return none(format!("the issuer URL names the shared tenant {tenant:?}; an app gets a token from a tenant of its own only"));
+    }
+    let scopes = operator.and_then(|operator| operator.scopes.clone());
+    let username = operator.and_then(|operator| operator.username.clone());
+    Plan::Service(ServicePlan {
+        client_authentication: operator.and_then(|operator| operator.token_endpoint_auth).or(facts.client_authentication),
+        endpoint,
+        form_replies: facts.form_replies,
+        must_be_offered: !operator_promises && matches!(facts.grant, FamilyGrant::ServiceIfOffered),
+        scopes: scopes.unwrap_or_else(|| facts.scopes.iter().map(|scope| (*scope).to_owned()).collect()),
+        username: username.unwrap_or_else(|| facts.username.to_owned()),
+    })
+}
+
+/// The operator's endpoint, the operator's issuer, the integration's issuer, the family's endpoint: the first of these there is.
+fn endpoint_source(
+    host: &str,
+    facts: &Facts,
+    operator: Option<&ProviderOverride>,
+    issuer_url: Option<&str>,
+) -> Result<Option<EndpointSource>, String> {
+    if let Some(url) = operator.and_then(|operator| operator.token_url.clone()) {
+        return Ok(Some(EndpointSource::Fixed(url)));
+    }
+    if let Some(issuer) = operator.and_then(|operator| operator.issuer.clone()) {
+        let issuer = Issuer::parse(issuer.as_str()).map_err(|error| format!("the configured issuer {error}"))?;
+        return Ok(Some(EndpointSource::Issuer(issuer)));
+    }
+    let fixed = facts.token_url.and_then(|url| Url::parse(url).ok());
+    if let Some(text) = issuer_url.filter(|text| !text.is_empty()) {
+        let issuer = Issuer::parse(text).map_err(|error| format!("the integration's issuer URL {error}"))?;
+        // `issuerUrl` is for an issuer that is not the SCM host itself; where the host's endpoint is known there is nothing to find.
+        if fixed.is_none() || issuer.host() != host {
+            return Ok(Some(EndpointSource::Issuer(issuer)));
+        }
+    }
+    Ok(fixed.map(EndpointSource::Fixed))
+}
+
+fn facts(scm_id: &str, host: &str) -> &'static Facts {
+    match scm_id {
+        "azuredevops_entra" => &azure_devops::ENTRA,
+        "azuredevops_server" => &azure_devops::SERVER,
+        "bitbucket" if host == bitbucket::CLOUD_HOST => &bitbucket::CLOUD,
+        "bitbucket" => &bitbucket::DATA_CENTER,
+        "forgejo" | "gitea" => &gitea::GITEA,
+        "github" => &github::GITHUB,
+        "gitlab" => &gitlab::GITLAB,
+        _ => &issuer::ANY,
+    }
+}
+
+fn none(reason: impl Into<String>) -> Plan {
+    Plan::None { reason: reason.into() }
+}
+
+/// A registered host in one spelling. How the control plane writes it is not promised.
+fn normalised(host: &str) -> String {
+    let bare = host.trim().trim_end_matches('/');
+    let bare = match bare.get(..8) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https://") => &bare[8..],
+        _ => bare,
+    };
+    let (authority, path) = bare.split_once('/').unwrap_or((bare, ""));
+    let authority = authority.to_ascii_lowercase();
+    let authority = authority.strip_suffix(":443").unwrap_or(&authority);
+    if path.is_empty() { authority.to_owned() } else { format!("{authority}/{path}") }
+}
+
+#[cfg(test)]
+mod tests;
