@@ -177,11 +177,16 @@ pub enum Cause {
     #[error("must be a UUID such as 01234567-89ab-cdef-0123-456789abcdef")]
     NotAUuid,
     /// Broken TOML. The line itself is left out: it may hold a secret.
-    #[error("is not valid TOML{}", .position.map(|(line, column)| format!(" at line {line}, column {column}")).unwrap_or_default())]
+    #[error("is not valid TOML at line {line}, column {column}")]
     NotToml {
-        /// Line and column, both counted from 1, where the parser says.
-        position: Option<(usize, usize)>,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
     },
+    /// TOML with a number that no integer or float of 64 bits holds; the parser does not say where.
+    #[error("is not valid TOML: a number in it is too large")]
+    NotTomlNumber,
     /// Bytes that are no text.
     #[error("is not UTF-8 text")]
     NotUtf8,

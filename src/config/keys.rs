@@ -58,11 +58,6 @@ pub(super) fn is_known(section: &str, name: &str) -> bool {
     KEYS.iter().any(|(known, names)| *known == section && names.contains(&name))
 }
 
-/// The place of a section in the documentation.
-pub(super) fn position(section: &str) -> usize {
-    KEYS.iter().position(|(known, _)| *known == section).unwrap_or(KEYS.len())
-}
-
 /// The known key that is most like a name; among equals one of the same section, so that a key in the wrong section is found too.
 pub(super) fn nearest(section: Option<&str>, name: &str) -> Known {
     const SAME_SECTION: f64 = 0.1;

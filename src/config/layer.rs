@@ -242,7 +242,7 @@ fn parse(text: &str) -> Result<Map<String, Value>, Cause> {
             ConfigError::FileParse { cause, .. } => position(&cause.to_string()),
             _ => None,
         };
-        Cause::NotToml { position }
+        position.map_or(Cause::NotTomlNumber, |(line, column)| Cause::NotToml { line, column })
     })
 }
 

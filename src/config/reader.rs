@@ -76,10 +76,10 @@ impl Reader {
         Section { reader: self, section: keys::PROVIDER, index, key: key.to_owned(), table }
     }
 
-    /// The settings in the order of the documentation.
-    pub(super) fn into_settings(mut self) -> Vec<Setting> {
-        self.settings.sort_by_key(|setting| keys::position(setting.section));
-        self.settings
+    /// Takes over what another walk has found.
+    pub(super) fn append(&mut self, other: Self) {
+        self.problems.extend(other.problems);
+        self.settings.extend(other.settings);
     }
 }
 

@@ -26,13 +26,16 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let mut reader = Reader { problems: std::mem::take(&mut layers.problems), ..Reader::default() };
     let mut table = |name: &str| layers.sections.remove(name).unwrap_or_default();
 
-    // First, because the other sections' URLs depend on it.
-    let agent = agent(reader.section("agent", table("agent")));
+    // First, because the other sections' URLs depend on it, but reported in its place.
+    let mut later = Reader::default();
+    let agent = agent(later.section("agent", table("agent")));
     let urls = Urls { loopback: agent.allow_insecure_loopback };
     let control_plane = control_plane(reader.section("control_plane", table("control_plane")), &urls, environment);
     let key = key(reader.section("key", table("key")), environment);
-    let log = log(reader.section("log", table("log")));
+    reader.append(later);
+    let log_table = table("log");
     let providers = providers(&mut reader, layers.providers, &urls);
+    let log = log(reader.section("log", log_table));
 
     if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
         if layers.no_default_file {
@@ -44,7 +47,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     if !reader.problems.is_empty() {
         return Err(Error::new(reader.problems));
     }
-    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, settings: reader.into_settings() })
+    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, settings: reader.settings })
 }
 
 /// Whether the id is missing, as opposed to wrong, which is a problem already.
