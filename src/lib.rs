@@ -13,4 +13,5 @@ pub mod git;
 pub mod http;
 pub mod integration;
 pub mod oauth;
+pub mod key;
 pub mod secret;

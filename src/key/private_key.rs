@@ -1,0 +1,128 @@
+//! One private key of the runner: loaded from a file, described, and put to its one use.
+
+use std::fmt;
+use std::path::Path;
+
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::file::Contents;
+use super::form::{self, Form};
+use super::public_key::Sealing;
+use super::{Algorithm, DecryptError, Error, Fingerprint, LoadOptions, OaepHash, Problem, RunnerPublicKey, oaep, sealed_box};
+use crate::secret::ClientSecret;
+
+/// A private key of the runner. The key itself rests in aws-lc's memory and cannot be read back.
+pub struct RunnerPrivateKey {
+    opening: Opening,
+    public: RunnerPublicKey,
+}
+
+enum Opening {
+    Oaep(oaep::PrivateKey),
+    SealedBox(sealed_box::PrivateKey),
+}
+
+impl RunnerPrivateKey {
+    /// Loads the one key of a file, in any of its forms, and tests it by sealing and opening a sample.
+    ///
+    /// The file must be regular, belong to root or to this user, and be closed to everyone else.
+    ///
+    /// # Errors
+    /// [`Error::KeyFile`] and [`Error::PassphraseFile`], with what is wrong.
+    pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        let passphrase = options.passphrase()?;
+        let load = || Self::parse(&Contents::read_private(path)?.bytes, passphrase.as_deref().map(Vec::as_slice), options.oaep_hash);
+        load().map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })
+    }
+
+    /// Takes the one key out of a file's bytes.
+    ///
+    /// # Errors
+    /// [`Problem`], which names no path.
+    pub fn parse(bytes: &[u8], passphrase: Option<&[u8]>, hash: OaepHash) -> Result<Self, Problem> {
+        Self::from_form(form::read(bytes, passphrase)?, hash)
+    }
+
+    pub(super) fn from_form(form: Form, hash: OaepHash) -> Result<Self, Problem> {
+        match form {
+            Form::RsaPrivate(pkcs1) => {
+                let (private, public, spki) = oaep::PrivateKey::load(&pkcs1, hash)?;
+                Self::tested(Opening::Oaep(private), RunnerPublicKey::new(Sealing::Oaep(public), spki))
+            }
+            Form::X25519Private { scalar, public } => Self::x25519(&scalar, public.as_deref()),
+            Form::Bare(scalar) => Self::x25519(scalar.as_slice(), None),
+            Form::RsaPublic(_) | Form::X25519Public(_) => Err(Problem::PublicKey),
+        }
+    }
+
+    fn x25519(scalar: &[u8], stored_public: Option<&[u8]>) -> Result<Self, Problem> {
+        if scalar.len() != sealed_box::KEY_BYTES {
+            return Err(Problem::X25519Length);
+        }
+        let private = sealed_box::PrivateKey::load(scalar)?;
+        let public = private.public_key();
+        if stored_public.is_some_and(|stored| stored != public.0) {
+            return Err(Problem::PublicHalfMismatch);
+        }
+        let spki = form::spki(form::X25519, &public.0).ok_or(Problem::SelfTest)?;
+        Self::tested(Opening::SealedBox(private), RunnerPublicKey::new(Sealing::SealedBox(public), spki))
+    }
+
+    fn tested(opening: Opening, public: RunnerPublicKey) -> Result<Self, Problem> {
+        const SAMPLE: &[u8] = b"self-test";
+        let key = Self { opening, public };
+        let sealed = key.public.seal(SAMPLE).map_err(|_| Problem::SelfTest)?;
+        let opened = key.open(&sealed).ok_or(Problem::SelfTest)?;
+        if opened.as_slice() == SAMPLE { Ok(key) } else { Err(Problem::SelfTest) }
+    }
+
+    /// What the key is for.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.public.algorithm()
+    }
+
+    /// The public half's fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.public.fingerprint()
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public_key(&self) -> &RunnerPublicKey {
+        &self.public
+    }
+
+    /// The public half alone; the private one is wiped.
+    pub(super) fn into_public_key(self) -> RunnerPublicKey {
+        self.public
+    }
+
+    /// Opens a sealed client secret.
+    ///
+    /// # Errors
+    /// [`DecryptError`], whatever went wrong: the wrong length, the wrong key, damage, or content that is no client secret.
+    pub fn decrypt(&self, ciphertext: &[u8]) -> Result<ClientSecret, DecryptError> {
+        self.open(ciphertext).and_then(|plaintext| ClientSecret::parse(plaintext).ok()).ok_or(DecryptError)
+    }
+
+    fn open(&self, ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        match &self.opening {
+            Opening::Oaep(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
+            Opening::SealedBox(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
+        }
+    }
+
+    /// Whether both are the same key.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.public.spki().ct_eq(other.public.spki()).into()
+    }
+}
+
+impl fmt::Debug for RunnerPrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RunnerPrivateKey([redacted])")
+    }
+}
