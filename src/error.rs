@@ -4,6 +4,9 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::path::Path;
+
+use crate::key::{self, Problem};
 
 /// Whose move it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,5 +105,98 @@ impl From<std::io::Error> for Error {
 impl From<crate::config::Error> for Error {
     fn from(error: crate::config::Error) -> Self {
         Self::new(Kind::Config, error.to_string()).hint("change the configuration, then run `scm-agent config check`")
+    }
+}
+
+impl From<key::Error> for Error {
+    fn from(error: key::Error) -> Self {
+        let (kind, hint) = match &error {
+            key::Error::Generate | key::Error::Seal => (Kind::Internal, None),
+            key::Error::KeyFile { path, problem } => (Kind::Config, Some(key_file_hint(path, *problem))),
+            key::Error::PassphraseFile { path, problem } => (Kind::Config, Some(passphrase_file_hint(path, *problem))),
+            key::Error::PublicKey { .. } => (Kind::Upstream, Some("register the public key that `scm-agent key show` prints".to_owned())),
+            key::Error::SecretTooLong { .. } => {
+                (Kind::User, Some("an X25519 key, or a larger RSA key, seals longer secrets: scm-agent keygen --help".to_owned()))
+            }
+            key::Error::Exists { .. } => {
+                (Kind::User, Some("name another file, or move that one away yourself once nothing is sealed for it any more".to_owned()))
+            }
+            key::Error::Write { .. } => (Kind::User, Some("name a file in a directory that exists and that you may write to".to_owned())),
+        };
+        let mut report = Self::new(kind, error.to_string());
+        if let key::Error::Write { source, .. } = error {
+            report = report.because(source);
+        }
+        match hint {
+            Some(hint) => report.hint(hint),
+            None => report,
+        }
+    }
+}
+
+/// What to do about a key file.
+fn key_file_hint(path: &Path, problem: Problem) -> String {
+    let path = path.display();
+    match problem {
+        Problem::Missing => format!("make a key: scm-agent keygen --algorithm rsa-3072 --out {path}"),
+        Problem::PermissionDenied => "run this as the user that the key belongs to, or as root".to_owned(),
+        Problem::Unreadable(_) => "see whether the file system is mounted and healthy".to_owned(),
+        Problem::Symlink => "name the file that the link points to; links are not followed, so that nobody can swap the key".to_owned(),
+        Problem::Directory => "name the key file in it".to_owned(),
+        Problem::Fifo | Problem::Socket | Problem::Device => "name a regular file that holds the key".to_owned(),
+        Problem::Empty => "put the key back from where it is kept, or make a new one with scm-agent keygen".to_owned(),
+        Problem::TooLarge { .. } => "name the key file itself; the largest key takes a tenth of the limit".to_owned(),
+        Problem::ForeignOwner { .. } => format!("give it to the user that runs the agent: chown scm-agent {path}"),
+        Problem::OpenToOthers { .. } => {
+            format!("close it, and think about replacing the key if others could read it: chmod 600 {path}")
+        }
+        Problem::Unrecognised => {
+            "a key is PKCS#8 or PKCS#1, PEM or DER, or an X25519 key of 32 bytes, raw or in base64: keys/README.md".to_owned()
+        }
+        Problem::TextNotRaw => "a raw X25519 key is 32 random bytes; write them raw, or as base64".to_owned(),
+        Problem::NotRandom => "make a real key: scm-agent keygen --algorithm x25519 --out FILE".to_owned(),
+        Problem::DamagedPem | Problem::DamagedDer | Problem::PublicHalfMismatch | Problem::RsaInconsistent | Problem::SelfTest => {
+            format!("put the key back from where it is kept; openssl pkey -check -noout -in {path} says more")
+        }
+        Problem::Several { .. } => "write each key to a file of its own, without certificates, and list the files in key.files".to_owned(),
+        Problem::PublicKey | Problem::OpenSshPublic => {
+            "name the file with the private half; the public half is for the control plane".to_owned()
+        }
+        Problem::Certificate | Problem::CertificateRequest => "name the file with the private key that the certificate is for".to_owned(),
+        Problem::Pkcs12 => format!("take the private key out of it: openssl pkcs12 -in {path} -nocerts -out runner.pem"),
+        Problem::OpenSsh => {
+            "for an RSA key, convert a copy: ssh-keygen -p -m PKCS8 -f COPY; keys of other kinds cannot open secrets".to_owned()
+        }
+        Problem::Putty => {
+            format!("for an RSA key, convert it: puttygen {path} -O private-openssh -o FILE, then ssh-keygen -p -m PKCS8 -f FILE")
+        }
+        Problem::Json => "write the key as PKCS#8 PEM; a raw X25519 key may also be the base64 of its 32 bytes".to_owned(),
+        Problem::EllipticCurve | Problem::Edwards | Problem::X448 | Problem::UnsupportedAlgorithm => {
+            "the agent takes RSA and X25519 keys: scm-agent keygen --algorithm rsa-3072 --out FILE".to_owned()
+        }
+        Problem::RestrictedRsa => "make a plain RSA key (rsaEncryption): scm-agent keygen --algorithm rsa-3072 --out FILE".to_owned(),
+        Problem::RsaTooSmall { .. } | Problem::RsaTooLarge { .. } | Problem::RsaMultiPrime => {
+            "make a key that is in range and register it: scm-agent keygen --algorithm rsa-3072 --out FILE".to_owned()
+        }
+        Problem::X25519Length | Problem::X25519LowOrder => "make a new one: scm-agent keygen --algorithm x25519 --out FILE".to_owned(),
+        Problem::PassphraseNeeded => "name the file with its passphrase: key.passphrase_file, or --passphrase-file FILE".to_owned(),
+        Problem::PassphraseWrong => {
+            "see whether the passphrase file belongs to this key; nothing but its one line end is left out".to_owned()
+        }
+        Problem::EncryptionUnsupported | Problem::EncryptionTraditional | Problem::DerivationTooCostly => {
+            format!("encrypt it again: openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -iter 600000 -in {path} -out FILE")
+        }
+        Problem::SeveralLines => "a passphrase is one line".to_owned(),
+        Problem::DevelopmentKey => {
+            "make a key of your own with scm-agent keygen, or add --allow-development-key on a machine without secrets".to_owned()
+        }
+    }
+}
+
+/// What to do about a passphrase file.
+fn passphrase_file_hint(path: &Path, problem: Problem) -> String {
+    match problem {
+        Problem::Missing | Problem::Empty => "write the passphrase to it as one line, with mode 0600".to_owned(),
+        other => key_file_hint(path, other),
     }
 }

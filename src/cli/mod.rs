@@ -1,5 +1,10 @@
 //! The command line: one file per subcommand, none of which prints but through [`Io`].
 
+mod key;
+mod keygen;
+mod seal;
+mod unseal;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -36,6 +41,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Config(config::Args),
+    Key(key::Args),
+    Keygen(keygen::Args),
+    Seal(seal::Args),
+    Unseal(unseal::Args),
 }
 
 /// Runs a parsed command line.
@@ -47,5 +56,9 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let environment = Environment::from_process();
     match cli.command {
         Command::Config(args) => config::run(args, explicit, &environment, io),
+        Command::Key(args) => key::run(args, io),
+        Command::Keygen(args) => keygen::run(args, io),
+        Command::Seal(args) => seal::run(args, io),
+        Command::Unseal(args) => unseal::run(args, io),
     }
 }
