@@ -1,10 +1,12 @@
 //! Stage 2: the runner's SCM integrations, and which of them answers for a URL.
 
+pub mod diff;
 pub mod host;
 pub mod location;
 pub mod path;
 pub mod registry;
 pub mod source;
+pub mod sync;
 
 use std::fmt;
 

@@ -3,6 +3,7 @@
 mod lookalikes;
 mod matching;
 mod registry;
+mod sync;
 
 use scm_agent::integration::location::Location;
 use scm_agent::integration::registry::{IntegrationRegistry, Lookup};
