@@ -40,6 +40,7 @@ fn only_github_has_gists_and_only_where_no_integration_has_the_host() {
         integration("own", "gitlab", "gist.github.com"),
         integration("gl", "gitlab", "gitlab.com"),
         integration("below", "github", "example.com/github"),
+        integration("gist", "github", "gist.example.net"),
         integration("address", "github", "192.0.2.1"),
     ]);
     check(
@@ -50,6 +51,8 @@ fn only_github_has_gists_and_only_where_no_integration_has_the_host() {
             ("https://gist.gitlab.com/x.git", "-"),
             ("https://gist.example.com/github/x.git", "-"),
             ("https://gist.192.0.2.1/x.git", "-"),
+            ("https://gist.example.net/x.git", "gist"),
+            ("https://gist.gist.example.net/x.git", "-"),
         ],
     );
 }
@@ -136,6 +139,8 @@ fn an_azure_organisation_has_two_names_and_no_case() {
                 ("https://test.dev.azure.com/acme/_git/repo", "-"),
                 ("https://testdev.azure.com/acme/_git/repo", "-"),
                 ("https://dev.azure.com", "?acme,b"),
+                // A path was told, so the user name is only that.
+                ("https://acme@dev.azure.com/.", "-"),
             ],
         );
     }
@@ -166,6 +171,10 @@ fn azure_without_a_path_goes_by_the_user_name_then_by_the_whole_host() {
         (vec![acme()], "https://evil@dev.azure.com/evil/p/_git/r", "-"),
         (project(), "https://acme@dev.azure.com/acme/project/_git/r", "acme"),
         (project(), "https://acme.visualstudio.com/project/_git/r", "acme"),
+        (project(), "https://project@acme.visualstudio.com/project/_git/r", "acme"),
+        (bare_only(), "https://other.visualstudio.com/p/_git/r", "bare"),
+        (bare_only(), "https://not.other.visualstudio.com/p/_git/r", "-"),
+        (bare_only(), "https://visualstudio.com/p/_git/r", "-"),
     ] {
         assert_eq!(answers(&registry(integrations), url, false), expected, "{url}");
     }
