@@ -138,6 +138,10 @@ mod tests {
         assert_eq!(diff(&old, &new), expected);
         let gained = ListDiff { changed: ids(&["a", "b"]), ..ListDiff::default() };
         assert_eq!(diff(&new, &old), gained);
+        let never_had = ScmIntegration { oauth: None, pat: false, ..integration("a") };
+        let moved = ScmIntegration { host: "moved.example.com".to_owned(), ..never_had.clone() };
+        let only_moved = ListDiff { changed: ids(&["a"]), ..ListDiff::default() };
+        assert_eq!(diff(&registry(&[never_had], &[]), &registry(&[moved], &[])), only_moved);
     }
 
     #[test]

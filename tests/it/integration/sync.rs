@@ -316,6 +316,12 @@ async fn sync_now_does_not_wait_for_the_interval_and_a_burst_is_one_attempt() {
     }
     assert_eq!(source.count(), 2);
     assert_waits(&source.waits(), &[60_000]);
+    // The second request comes while the first waits for its turn, and is served with it.
+    sync.wake();
+    sleep(Duration::from_millis(500)).await;
+    sync.wake();
+    sleep(MINUTE).await;
+    assert_eq!(source.count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
