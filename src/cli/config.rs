@@ -52,6 +52,9 @@ fn check(config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     for file in &config.files {
         writeln!(io.stdout, "  read {}", file.display())?;
     }
+    if config.files.is_empty() {
+        writeln!(io.stdout, "  read no file, only the environment")?;
+    }
     for warning in &warnings {
         writeln!(io.stderr, "warning: {warning}")?;
     }

@@ -12,7 +12,7 @@ use ::config::{ConfigError, FileFormat, Map, Source, Value, ValueKind};
 
 use super::environment::PREFIX;
 use super::keys::{self, PROVIDER};
-use super::{Cause, DEFAULT_FILE, Environment, Origin, Problem};
+use super::{Cause, Environment, Origin, Problem};
 
 /// A value as somebody wrote it.
 pub(super) struct Entry {
@@ -46,17 +46,17 @@ pub(super) struct Layers {
     pub(super) problems: Vec<Problem>,
     /// A layer could not be read, so what is missing may have been in it.
     pub(super) incomplete: bool,
-    /// Nobody named a file, and the default one does not exist.
-    pub(super) no_default_file: bool,
+    /// The default file, where nobody named another and it does not exist.
+    pub(super) missing_default: Option<PathBuf>,
 }
 
 /// Reads everything there is to read. What cannot be read becomes a problem, and the rest is read nevertheless.
-pub(super) fn read_all(explicit: Option<&Path>, environment: &Environment) -> Layers {
+pub(super) fn read_all(explicit: Option<&Path>, default: &Path, environment: &Environment) -> Layers {
     let mut layers = Layers::default();
     let named = explicit.or_else(|| environment.config_file());
-    let main = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let main = named.unwrap_or(default);
     match read_file(main) {
-        Err(Cause::Unreadable(io::ErrorKind::NotFound)) if named.is_none() => layers.no_default_file = true,
+        Err(Cause::Unreadable(io::ErrorKind::NotFound)) if named.is_none() => layers.missing_default = Some(main.to_owned()),
         text => layers.add_file(main, text),
     }
     let directory = main.parent().unwrap_or(Path::new("")).join("config.d");
@@ -162,7 +162,6 @@ impl Layers {
         for (name, value) in environment.keys() {
             let origin = Origin::Variable(name.clone());
             let path = name.strip_prefix(PREFIX).unwrap_or_default();
-            let written: Vec<&str> = path.split("__").collect();
             // Only capitals count, so that no two variables can mean the same key.
             let lower = if path.bytes().any(|byte| byte.is_ascii_lowercase()) { String::new() } else { path.to_ascii_lowercase() };
             match lower.split("__").collect::<Vec<_>>().as_slice() {
@@ -178,9 +177,10 @@ impl Layers {
                     self.add_provider_entry(provider, (*key).to_owned(), Entry { origin, value: value.as_str().into() });
                 }
                 _ => {
-                    let section = written.first().filter(|_| written.len() > 1).map(|section| section.to_ascii_lowercase());
-                    let key = written.last().map(|key| key.to_ascii_lowercase()).unwrap_or_default();
-                    self.unknown_key(section.as_deref().unwrap_or_default(), "", &key, &origin);
+                    let mut written = path.split("__").filter(|part| part.contains(char::is_alphabetic)).map(str::to_ascii_lowercase);
+                    let (first, rest) = (written.next().unwrap_or_default(), written.collect::<Vec<_>>().join("_"));
+                    let (section, key) = if rest.is_empty() { (String::new(), first) } else { (first, rest) };
+                    self.unknown_key(&section, "", &key, &origin);
                 }
             }
         }

@@ -239,7 +239,11 @@ impl Config {
     /// # Errors
     /// [`Error`] with every problem that was found.
     pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Self, Error> {
-        let layers = layer::read_all(explicit, environment);
+        Self::load_or_default(explicit, Path::new(DEFAULT_FILE), environment)
+    }
+
+    fn load_or_default(explicit: Option<&Path>, default: &Path, environment: &Environment) -> Result<Self, Error> {
+        let layers = layer::read_all(explicit, default, environment);
         sections::build(layers, environment)
     }
 
@@ -271,5 +275,35 @@ impl Config {
     #[must_use]
     pub fn settings(&self) -> &[Setting] {
         &self.settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUNNER: (&str, &str) = ("SCM_AGENT__CONTROL_PLANE__RUNNER_ID", "0b4b1f4e-3f1a-4c5d-9e6f-7a8b9c0d1e2f");
+
+    #[test]
+    fn without_the_default_file_the_environment_can_say_it_all() {
+        let default = Path::new("/nonexistent/config.toml");
+        let environment = Environment::from_variables([RUNNER, ("SCM_AGENT__AGENT__MAX_CONNECTIONS", "9")]);
+        let config = Config::load_or_default(None, default, &environment).unwrap();
+        assert_eq!((config.agent.max_connections, config.files.len()), (9, 0));
+        let error = Config::load_or_default(None, default, &Environment::default()).unwrap_err();
+        let expected = "the configuration has 2 problems\n  \
+            /nonexistent/config.toml: is not there; start from config.example.toml, or name a file with --config or SCM_AGENT_CONFIG\n  \
+            control_plane.runner_id: is required; set it in the configuration file or as SCM_AGENT__CONTROL_PLANE__RUNNER_ID";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn drop_ins_beside_the_default_file_are_read_without_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("config.d")).unwrap();
+        std::fs::write(folder.path().join("config.d/a.toml"), "[log]\nlevel = \"trace\"\n").unwrap();
+        let config = Config::load_or_default(None, &folder.path().join("config.toml"), &Environment::from_variables([RUNNER])).unwrap();
+        assert_eq!(config.log.level, LogLevel::Trace);
+        assert_eq!(config.files, [folder.path().join("config.d/a.toml")]);
     }
 }

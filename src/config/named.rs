@@ -39,7 +39,10 @@ impl Config {
         if let Some(path) = &self.key.passphrase_file {
             named.push(("key", "passphrase_file", "key.passphrase_file".to_owned(), path));
         }
-        named.into_iter().filter_map(|(section, name, key, path)| finding(self.origin_of(section, name), key, path)).collect()
+        named
+            .into_iter()
+            .filter_map(|(section, name, key, path)| Some(finding(self.origin_of(section, name), key, look(path).err()?)))
+            .collect()
     }
 
     fn origin_of(&self, section: &str, name: &str) -> &Origin {
@@ -48,13 +51,11 @@ impl Config {
     }
 }
 
-fn finding(origin: &Origin, key: String, path: &Path) -> Option<Finding> {
-    match look(path) {
-        Ok(()) => None,
-        // The check often runs as somebody else than the service does.
-        Err(cause @ Cause::NamedUnreadable(io::ErrorKind::PermissionDenied)) => Some(Finding::Warning(Problem::new(origin, key, cause))),
-        Err(cause) => Some(Finding::Error(Problem::new(origin, key, cause))),
-    }
+fn finding(origin: &Origin, key: String, cause: Cause) -> Finding {
+    // The check often runs as somebody else than the service does.
+    let service_may = cause == Cause::NamedUnreadable(io::ErrorKind::PermissionDenied);
+    let problem = Problem::new(origin, key, cause);
+    if service_may { Finding::Warning(problem) } else { Finding::Error(problem) }
 }
 
 fn look(path: &Path) -> Result<(), Cause> {
@@ -67,5 +68,21 @@ fn look(path: &Path) -> Result<(), Cause> {
         Err(Cause::NamedEmpty)
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_this_user_may_not_open_is_a_mere_warning() {
+        let found = |cause| finding(&Origin::Default, "key.files[0]".to_owned(), cause);
+        let denied = found(Cause::NamedUnreadable(io::ErrorKind::PermissionDenied));
+        let Finding::Warning(problem) = denied else { panic!("{denied:?}") };
+        assert_eq!(problem.to_string(), "key.files[0]: names a file that cannot be read: permission denied");
+        for cause in [Cause::NamedUnreadable(io::ErrorKind::NotFound), Cause::NamedEmpty, Cause::NamedNotAFile] {
+            assert!(matches!(found(cause), Finding::Error(_)));
+        }
     }
 }

@@ -9,8 +9,8 @@ use crate::http::is_loopback_name;
 use super::layer::{Entry, Layers, ProviderTable, Table};
 use super::reader::{Reader, Section, path, quoted, quoted_list, resolve, text, texts};
 use super::{
-    Agent, Cause, Config, ControlPlane, DEFAULT_FILE, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, OaepHash, Origin, Problem,
-    Provider, ProxyUrl, Source, TokenEndpointAuth, TokenOrigin,
+    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, OaepHash, Origin, Problem, Provider,
+    ProxyUrl, Source, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -38,8 +38,8 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let log = log(reader.section("log", log_table));
 
     if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
-        if layers.no_default_file {
-            reader.problems.push(Problem::of_file(DEFAULT_FILE, Cause::NoDefaultFile));
+        if let Some(path) = layers.missing_default {
+            reader.problems.push(Problem::of_file(path, Cause::NoDefaultFile));
         }
         let variable = "SCM_AGENT__CONTROL_PLANE__RUNNER_ID".to_owned();
         reader.problems.push(Problem::of_key("control_plane.runner_id", Cause::Missing { variable }));
@@ -263,8 +263,12 @@ fn host(entry: &Entry) -> Result<(String, String), Cause> {
     let url = Url::parse(&format!("https://{written}")).map_err(|_| Cause::Host)?;
     let foreign =
         written.contains(['@', '?', '#', '\\', ' ', '%']) || written.contains("://") || written.starts_with('/') || written.contains("//");
+    // A dot at the end makes a name absolute, and is no part of it.
     let name = url.host_str().unwrap_or_default();
-    if foreign || name.is_empty() {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let empty_port = written.split('/').next().is_some_and(|authority| authority.ends_with(':'));
+    let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..") || name.ends_with('.');
+    if foreign || empty_port || empty_label {
         return Err(Cause::Host);
     }
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
