@@ -17,6 +17,7 @@ mod named;
 mod reader;
 mod sections;
 mod show;
+mod syntax;
 
 pub use environment::Environment;
 pub use error::{Cause, Error, Problem};

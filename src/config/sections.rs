@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::http::is_loopback_name;
-
 use super::layer::{Entry, Layers, ProviderTable, Table};
 use super::reader::{Reader, Section, path, quoted, quoted_list, resolve, text, texts};
+use super::syntax::{Urls, host, is_uuid, scopes};
 use super::{
     Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, OaepHash, Origin, Problem, Provider,
     ProxyUrl, Source, TokenEndpointAuth, TokenOrigin,
@@ -255,71 +254,4 @@ fn providers(reader: &mut Reader, tables: Vec<ProviderTable>, urls: &Urls) -> Ve
         }
     }
     providers.into_iter().map(|(provider, _)| provider).collect()
-}
-
-/// A host with its port and path, in one spelling.
-fn host(entry: &Entry) -> Result<(String, String), Cause> {
-    let written = text(entry)?;
-    let url = Url::parse(&format!("https://{written}")).map_err(|_| Cause::Host)?;
-    let foreign =
-        written.contains(['@', '?', '#', '\\', ' ', '%']) || written.contains("://") || written.starts_with('/') || written.contains("//");
-    // A dot at the end makes a name absolute, and is no part of it.
-    let name = url.host_str().unwrap_or_default();
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let empty_port = written.split('/').next().is_some_and(|authority| authority.ends_with(':'));
-    let empty_label = name.is_empty() || name.starts_with('.') || name.contains("..") || name.ends_with('.');
-    if foreign || empty_port || empty_label {
-        return Err(Cause::Host);
-    }
-    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let host = format!("{name}{port}{}", url.path().trim_end_matches('/'));
-    let shown = quoted(&host);
-    Ok((host, shown))
-}
-
-/// `scope-token` of RFC 6749 section 3.3.
-fn scopes(entry: &Entry) -> Result<(Vec<String>, String), Cause> {
-    let scopes = texts(entry)?;
-    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
-    if !scopes.iter().all(|scope| scope.bytes().all(allowed)) {
-        return Err(Cause::Scope);
-    }
-    let shown = quoted_list(&scopes);
-    Ok((scopes, shown))
-}
-
-/// RFC 9562 section 4, in either case.
-fn is_uuid(text: &str) -> bool {
-    let groups: Vec<&str> = text.split('-').collect();
-    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-        && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// What a URL that carries secrets must be.
-struct Urls {
-    loopback: bool,
-}
-
-impl Urls {
-    /// A URL that says where, and nothing else.
-    fn plain(&self, entry: &Entry) -> Result<(Url, String), Cause> {
-        let written = text(entry)?;
-        let url = Url::parse(&written).map_err(|_| Cause::NotAUrl)?;
-        // The parser repairs what a person should: blanks around it, `https:host`, `https:\\host`.
-        let repaired = written.contains([' ', '\\']) || !written.contains("://");
-        if repaired || !matches!(url.scheme(), "http" | "https") {
-            return Err(Cause::NotAUrl);
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(Cause::UrlUserinfo);
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(Cause::UrlQuery);
-        }
-        if url.scheme() == "http" && !(self.loopback && is_loopback_name(&url)) {
-            return Err(Cause::InsecureUrl);
-        }
-        let shown = quoted(url.as_str());
-        Ok((url, shown))
-    }
 }
