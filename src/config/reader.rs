@@ -308,3 +308,27 @@ fn duration_text(duration: Duration) -> String {
         format!("{seconds}s")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_is_quoted_as_toml_reads_it() {
+        // Folder names end up in shown values, so characters that keys refuse occur too.
+        let text = "a\"b\\c\n\t\u{0}\u{1b}\u{7f}\u{9f}é\u{2028}𝄞";
+        let toml = format!("text = {}", quoted(text));
+        let parsed = ::config::Source::collect(&::config::File::from_str(&toml, ::config::FileFormat::Toml)).unwrap();
+        assert_eq!(parsed["text"].kind, ValueKind::String(text.to_owned()));
+    }
+
+    #[test]
+    fn durations_are_written_in_the_largest_whole_unit() {
+        let cases = [(0, "0s"), (100, "100ms"), (1500, "1500ms"), (60_000, "60s"), (600_000, "10m"), (90_000, "90s"), (86_400_000, "24h")];
+        for (milliseconds, text) in cases {
+            let duration = Duration::from_millis(milliseconds);
+            assert_eq!(duration_text(duration), text);
+            assert_eq!(humantime::parse_duration(text).unwrap(), duration);
+        }
+    }
+}
