@@ -1,0 +1,228 @@
+//! A control plane in the process: the part of `gitpod.v1.RunnerConfigurationService` that an agent asks for.
+//!
+//! It keeps the rules of the vendor's service, since the vendor's own client is pointed at it too: Connect unary calls with JSON
+//! bodies, field validation, opaque page tokens, default values left out, Connect error bodies.
+#![allow(unreachable_pub, dead_code, reason = "each of those who include this file uses a part of it")]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+
+use super::http::{Answer, FakeServer, Received};
+
+const SERVICE_PATH: &str = "/api/gitpod.v1.RunnerConfigurationService/";
+const DEFAULT_PAGE_SIZE: i64 = 25;
+const MAX_PAGE_SIZE: i64 = 100;
+const MAX_RUNNER_IDS: usize = 25;
+
+/// A control plane that lives as long as this value.
+pub struct FakeControlPlane {
+    server: FakeServer,
+    runner_id: String,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    token: String,
+    integrations: Vec<Value>,
+    faults: VecDeque<Answer>,
+    list_calls: usize,
+    get_calls: usize,
+}
+
+impl FakeControlPlane {
+    /// Starts one that accepts this token. The runner id is a UUID, as the service asks.
+    pub async fn start(token: &str, runner_id: &str) -> Self {
+        let state = State { token: token.to_owned(), integrations: Vec::new(), faults: VecDeque::new(), list_calls: 0, get_calls: 0 };
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        let server = FakeServer::start(move |request| {
+            let answer = shared.lock().unwrap().answer(&request);
+            async move { answer }
+        })
+        .await;
+        Self { server, runner_id: runner_id.to_owned(), state }
+    }
+
+    /// The base URL, as an operator would configure it.
+    pub fn base_url(&self) -> String {
+        self.server.url("/api")
+    }
+
+    /// Replaces the integrations, `SCMIntegration` messages in JSON. One without a `runnerId` gets this runner's, and
+    /// default values are left out as the service leaves them out.
+    pub fn set_integrations(&self, integrations: Vec<Value>) {
+        let complete = |mut integration: Value| {
+            if let Some(fields) = integration.as_object_mut() {
+                fields.entry("runnerId").or_insert_with(|| json!(self.runner_id));
+                leave_out_defaults(fields);
+            }
+            integration
+        };
+        self.state.lock().unwrap().integrations = integrations.into_iter().map(complete).collect();
+    }
+
+    /// Accepts another token from now on, and no longer the one before.
+    pub fn set_token(&self, token: &str) {
+        self.state.lock().unwrap().token = token.to_owned();
+    }
+
+    /// Gives this answer to the next `count` requests, whatever they ask.
+    pub fn fail_next(&self, count: usize, answer: Answer) {
+        self.state.lock().unwrap().faults.extend(std::iter::repeat_n(answer, count));
+    }
+
+    /// Forgets the failures that are still to come.
+    pub fn recover(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
+    /// How many lists were asked for, pages counted one by one, failures not.
+    pub fn list_calls(&self) -> usize {
+        self.state.lock().unwrap().list_calls
+    }
+
+    /// How many single integrations were asked for, failures not.
+    pub fn get_calls(&self) -> usize {
+        self.state.lock().unwrap().get_calls
+    }
+
+    /// Everything it was asked so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.server.received()
+    }
+}
+
+/// A Connect error with the status that belongs to its code.
+pub fn connect_error(code: &str, message: &str) -> Answer {
+    let status = match code {
+        "canceled" => 499,
+        "deadline_exceeded" => 504,
+        "failed_precondition" | "invalid_argument" | "out_of_range" => 400,
+        "unauthenticated" => 401,
+        "permission_denied" => 403,
+        "not_found" => 404,
+        "aborted" | "already_exists" => 409,
+        "resource_exhausted" => 429,
+        "unimplemented" => 501,
+        "unavailable" => 503,
+        _ => 500,
+    };
+    Answer::json(status, &json!({ "code": code, "message": message }))
+}
+
+impl State {
+    fn answer(&mut self, request: &Received) -> Answer {
+        if let Some(fault) = self.faults.pop_front() {
+            return fault;
+        }
+        self.dispatch(request).unwrap_or_else(|refusal| refusal)
+    }
+
+    fn dispatch(&mut self, request: &Received) -> Result<Answer, Answer> {
+        let Some(method) = request.path.strip_prefix(SERVICE_PATH) else {
+            return Err(Answer::new(404, "text/plain; charset=utf-8", "404 page not found\n"));
+        };
+        if request.method != "POST" {
+            return Err(Answer::new(405, "text/plain; charset=utf-8", "").header("allow", "POST"));
+        }
+        if request.header("content-type").split(';').next() != Some("application/json") {
+            return Err(Answer::new(415, "text/plain; charset=utf-8", "").header("accept-post", "application/json"));
+        }
+        if !["", "identity"].contains(&request.header("content-encoding")) {
+            return Err(connect_error("unimplemented", "unknown compression: supported encodings are identity"));
+        }
+        if !["", "1"].contains(&request.header("connect-protocol-version")) {
+            return Err(connect_error("invalid_argument", "connect-protocol-version must be \"1\""));
+        }
+        if request.header("authorization") != format!("Bearer {}", self.token) {
+            return Err(connect_error("unauthenticated", "authentication required"));
+        }
+        let message: Value =
+            serde_json::from_slice(&request.body).map_err(|_| connect_error("invalid_argument", "unmarshal message: invalid JSON"))?;
+        match method {
+            "ListSCMIntegrations" => self.list(&message),
+            "GetSCMIntegration" => self.get(&message),
+            _ => Err(connect_error("unimplemented", "not implemented")),
+        }
+    }
+
+    fn list(&mut self, message: &Value) -> Result<Answer, Answer> {
+        self.list_calls += 1;
+        let invalid = |text: &str| connect_error("invalid_argument", text);
+        let pagination = &message["pagination"];
+        let page_size = either(pagination, "pageSize", "page_size");
+        let page_size = match page_size {
+            Value::Null => 0,
+            Value::Number(number) => number.as_i64().ok_or_else(|| invalid("pagination.page_size: not an int32"))?,
+            Value::String(text) => text.parse().map_err(|_| invalid("pagination.page_size: not an int32"))?,
+            _ => return Err(invalid("pagination.page_size: not an int32")),
+        };
+        if !(0..=MAX_PAGE_SIZE).contains(&page_size) {
+            return Err(invalid("pagination.page_size: value must be greater than or equal to 0 and less than or equal to 100"));
+        }
+        let page_size = if page_size == 0 { DEFAULT_PAGE_SIZE } else { page_size };
+        let start = match pagination["token"].as_str().unwrap_or_default() {
+            "" => 0,
+            token => read_page_token(token).ok_or_else(|| invalid("pagination.token: invalid page token"))?,
+        };
+        let wanted = either(&message["filter"], "runnerIds", "runner_ids").as_array().cloned().unwrap_or_default();
+        if wanted.len() > MAX_RUNNER_IDS || wanted.iter().any(|id| !id.as_str().is_some_and(is_uuid)) {
+            return Err(invalid("filter.runner_ids: up to 25 values that must be valid UUIDs"));
+        }
+        let belongs = |integration: &&Value| wanted.is_empty() || wanted.contains(&integration["runnerId"]);
+        let all: Vec<&Value> = self.integrations.iter().filter(belongs).collect();
+        let end = all.len().min(start + usize::try_from(page_size).unwrap());
+        let mut reply = Map::new();
+        if end < all.len() {
+            reply.insert("pagination".into(), json!({ "nextToken": page_token(end) }));
+        } else {
+            reply.insert("pagination".into(), json!({}));
+        }
+        if let Some(page) = all.get(start..end).filter(|page| !page.is_empty()) {
+            reply.insert("integrations".into(), json!(page));
+        }
+        Ok(Answer::json(200, &Value::Object(reply)))
+    }
+
+    fn get(&mut self, message: &Value) -> Result<Answer, Answer> {
+        self.get_calls += 1;
+        let id = message["id"].as_str().unwrap_or_default();
+        if !is_uuid(id) {
+            return Err(connect_error("invalid_argument", "id: value must be a valid UUID"));
+        }
+        let found = self.integrations.iter().find(|integration| integration["id"] == id);
+        let found = found.ok_or_else(|| connect_error("not_found", "SCM integration not found"))?;
+        Ok(Answer::json(200, &json!({ "integration": found })))
+    }
+}
+
+/// A field under its lowerCamelCase or its original name.
+fn either<'v>(message: &'v Value, camel: &str, snake: &str) -> &'v Value {
+    message.get(camel).unwrap_or(&message[snake])
+}
+
+/// Leaves out what proto3 JSON leaves out: empty text and `false`.
+fn leave_out_defaults(fields: &mut Map<String, Value>) {
+    fields.retain(|_, value| *value != json!("") && *value != json!(false));
+    if let Some(oauth) = fields.get_mut("oauth").and_then(Value::as_object_mut) {
+        leave_out_defaults(oauth);
+    }
+}
+
+fn page_token(start: usize) -> String {
+    URL_SAFE_NO_PAD.encode(format!("page-from:{start}"))
+}
+
+fn read_page_token(token: &str) -> Option<usize> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    text.strip_prefix("page-from:")?.parse().ok()
+}
+
+fn is_uuid(text: &str) -> bool {
+    let dash = |index| matches!(index, 8 | 13 | 18 | 23);
+    text.len() == 36 && text.bytes().enumerate().all(|(index, byte)| if dash(index) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+}
