@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use scm_agent::api::{Config, ControlPlane, TokenSource};
+use scm_agent::api::{Config, ControlPlane, Error, TokenSource};
 use scm_agent::http;
 use scm_agent::secret::BearerToken;
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::support::control_plane::FakeControlPlane;
+use crate::support::http::Answer;
 
 mod certificates;
 mod file;
@@ -44,6 +45,31 @@ fn token_file(folder: &Path, text: &str) -> std::path::PathBuf {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
     path
+}
+
+/// A control plane and a client for it. Making a client reads the machine's certificates, so many answers share one.
+struct Scene {
+    control_plane: FakeControlPlane,
+    client: ControlPlane,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let control_plane = FakeControlPlane::start(TOKEN, RUNNER).await;
+        let client = client(&control_plane.base_url());
+        Self { control_plane, client }
+    }
+
+    /// The client's error for this answer.
+    async fn error(&self, answer: Answer) -> Error {
+        self.outcome(answer).await.unwrap_err()
+    }
+
+    /// How many integrations the client makes of this answer, or its error.
+    async fn outcome(&self, answer: Answer) -> Result<usize, Error> {
+        self.control_plane.fail_next(1, answer);
+        self.client.list_scm_integrations().await.map(|list| list.integrations.len())
+    }
 }
 
 /// The UUID of the integration of this number.

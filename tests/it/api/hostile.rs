@@ -10,18 +10,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{TOKEN, client, client_with, id, integrations, token};
+use super::{Scene, TOKEN, client, client_with, id, integrations, token};
 use crate::support::http::{Answer, FakeServer};
 
-/// What the client says to this body in an otherwise good reply.
-async fn outcome(body: impl Into<Vec<u8>>) -> Result<usize, Error> {
-    let body = body.into();
-    let server = FakeServer::start(move |_| {
-        let answer = Answer::new(200, "application/json", body.clone());
-        async move { answer }
-    })
-    .await;
-    client(&server.url("/api")).list_scm_integrations().await.map(|list| list.integrations.len())
+/// A body in an otherwise good reply.
+fn good(body: impl Into<Vec<u8>>) -> Answer {
+    Answer::new(200, "application/json", body)
 }
 
 /// A server that writes what it likes to the first connection, after it has read a request. Returns its URL and how many bytes it
@@ -103,6 +97,7 @@ async fn a_later_page_that_fails_takes_the_whole_list_with_it() {
 
 #[tokio::test]
 async fn what_is_no_json_is_an_error() {
+    let scene = Scene::start().await;
     let deep = "[".repeat(100_000);
     for body in [
         "\u{feff}{}".to_owned(),
@@ -120,14 +115,15 @@ async fn what_is_no_json_is_an_error() {
         "{\"a\":".repeat(100_000),
         r#"{"integrations":[{"id":"\uZZZZ"}]}"#.to_owned(),
     ] {
-        let result = outcome(body.clone()).await;
+        let result = scene.outcome(good(body.clone())).await;
         assert!(matches!(result, Err(Error::Reply { source: MessageError::Malformed { .. }, .. })), "{body:.40}: {result:?}");
     }
-    assert!(matches!(outcome(b"{\"a\":\"\xc3\x28\"}".to_vec()).await, Err(Error::Reply { source: MessageError::NotText, .. })));
+    assert!(matches!(scene.outcome(good(b"{\"a\":\"\xc3\x28\"}".to_vec())).await, Err(Error::Reply { source: MessageError::NotText, .. })));
 }
 
 #[tokio::test]
 async fn fields_of_the_wrong_type_or_twice_around_the_list_are_an_error() {
+    let scene = Scene::start().await;
     for (body, field) in [
         (r#"{"integrations":{}}"#, "integrations"),
         (r#"{"integrations":"a"}"#, "integrations"),
@@ -138,7 +134,7 @@ async fn fields_of_the_wrong_type_or_twice_around_the_list_are_an_error() {
         (r#"{"pagination":{"nextToken":"\ud800"}}"#, "pagination.nextToken"),
         (r#"{"pagination":{"nextToken":"a","next_token":"b"}}"#, "pagination.nextToken"),
     ] {
-        match outcome(body).await {
+        match scene.outcome(good(body)).await {
             Err(Error::Reply { source: MessageError::Field { field: found }, .. }) => assert_eq!(found, field, "{body}"),
             other => panic!("{body}: {other:?}"),
         }
@@ -147,6 +143,7 @@ async fn fields_of_the_wrong_type_or_twice_around_the_list_are_an_error() {
 
 #[tokio::test]
 async fn a_broken_integration_costs_no_other() {
+    let scene = Scene::start().await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for broken in [
         deep.clone(),
@@ -157,7 +154,7 @@ async fn a_broken_integration_costs_no_other() {
         "null".to_owned(),
     ] {
         let body = format!(r#"{{"integrations":[{{"id":"a","host":"good.example","unknown":{deep}}},{broken}]}}"#);
-        assert_eq!(outcome(body).await.unwrap(), 1, "{broken:.40}");
+        assert_eq!(scene.outcome(good(body)).await.unwrap(), 1, "{broken:.40}");
     }
 }
 
@@ -218,34 +215,28 @@ async fn a_reply_that_drips_runs_into_the_total_timeout() {
 
 #[tokio::test]
 async fn a_compressed_reply_is_refused_and_not_unpacked() {
+    let scene = Scene::start().await;
     for encoding in ["gzip", "zstd", "br", "identity, gzip"] {
-        let server = FakeServer::start(move |_| async move { Answer::json(200, &json!({})).header("content-encoding", encoding) }).await;
-        let result = client(&server.url("")).list_scm_integrations().await;
+        let result = scene.outcome(good("{}").header("content-encoding", encoding)).await;
         assert!(matches!(result, Err(Error::Encoded { status: 200, .. })), "{encoding}: {result:?}");
     }
-    let server = FakeServer::start(|_| async { Answer::json(200, &json!({})).header("content-encoding", "identity") }).await;
-    client(&server.url("")).list_scm_integrations().await.unwrap();
+    assert_eq!(scene.outcome(good("{}").header("content-encoding", "identity")).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn a_redirect_leaks_nothing() {
+    let scene = Scene::start().await;
     let elsewhere = FakeServer::start(|_| async { Answer::json(200, &json!({})) }).await;
     for status in [301, 302, 303, 307, 308] {
         for target in [elsewhere.url("/api"), elsewhere.url("/").replace("127.0.0.1", "localhost"), "/same-host".to_owned()] {
-            let location = target.clone();
-            let server = FakeServer::start(move |_| {
-                let answer = Answer::json(status, &json!({})).header("location", &location);
-                async move { answer }
-            })
-            .await;
-            let result = client(&server.url("/api")).list_scm_integrations().await;
+            let result = scene.outcome(Answer::json(status, &json!({})).header("location", &target)).await;
             assert!(
                 matches!(result, Err(Error::Transport(http::Error::Redirect { status: found, .. })) if found == status),
                 "{target}: {result:?}"
             );
-            assert_eq!(server.received().len(), 1);
         }
     }
+    assert_eq!(scene.control_plane.received().len(), 15, "one request each, none to follow");
     assert_eq!(elsewhere.received().len(), 0);
 }
 
@@ -276,7 +267,7 @@ async fn five_thousand_integrations_are_taken_and_one_more_is_an_error() {
         matches!(result, Err(Error::Reply { source: MessageError::TooManyIntegrations { limit: MAX_INTEGRATIONS }, .. })),
         "{result:?}"
     );
-    let result = outcome(json!({ "integrations": vec![0; MAX_INTEGRATIONS + 1] }).to_string()).await;
+    let result = Scene::start().await.outcome(good(json!({ "integrations": vec![0; MAX_INTEGRATIONS + 1] }).to_string())).await;
     assert!(matches!(result, Err(Error::Reply { source: MessageError::TooManyIntegrations { .. }, .. })), "{result:?}");
 }
 
