@@ -201,9 +201,14 @@ fn read_ciphertext(value: &RawValue) -> Result<Vec<u8>, String> {
 /// A string field within its bounds; absent is empty.
 fn text(field: &str, value: Option<&RawValue>, limit: usize, allowed: impl Fn(char) -> bool) -> Result<String, String> {
     let Some(value) = value else { return Ok(String::new()) };
+    let too_long = || format!("{field} is longer than {limit} characters");
+    // A character takes up to six bytes as an escape; what is longer still is not worth a copy.
+    if value.get().starts_with('"') && value.get().len() > limit * 6 + 2 {
+        return Err(too_long());
+    }
     let text = proto_json::string(value).ok_or_else(|| format!("{field} is not text"))?;
     if text.len() > limit {
-        return Err(format!("{field} is longer than {limit} characters"));
+        return Err(too_long());
     }
     if !text.chars().all(allowed) {
         return Err(format!("{field} contains a character that is not allowed in it"));

@@ -128,6 +128,7 @@ fn each_field_has_its_bounds() {
         ("host", json!("a\nb"), "host contains a character that is not allowed in it"),
         ("host", json!("gіthub.com"), "host contains a character that is not allowed in it"),
         ("host", json!("h".repeat(513)), "host is longer than 512 characters"),
+        ("host", json!("h".repeat(4_000)), "host is longer than 512 characters"),
         ("scmId", json!("a\u{1b}[2J"), "scmId contains a character that is not allowed in it"),
         ("runnerId", json!("another"), "runnerId is that of another runner"),
         ("virtualDirectory", json!("/\u{7}"), "virtualDirectory contains a character that is not allowed in it"),
@@ -150,8 +151,17 @@ fn each_field_has_its_bounds() {
     }
     let mut longest = full();
     longest["oauth"]["encryptedClientSecret"] = json!(format!("{}==", "A".repeat(21_846)));
+    longest["host"] = json!("h".repeat(512));
     longest["runnerId"] = json!(RUNNER.to_uppercase());
     assert_eq!(read(&[longest]).rejected, []);
+}
+
+#[test]
+fn a_text_written_in_escapes_is_as_long_as_what_it_stands_for() {
+    let host = r"\u0068".repeat(512);
+    let mut reader = ListReader::new(None, 1);
+    reader.page(format!(r#"{{"integrations":[{{"id":"a","host":"{host}"}}]}}"#).as_bytes()).unwrap();
+    assert_eq!(reader.finish().integrations[0].host, "h".repeat(512));
 }
 
 #[test]

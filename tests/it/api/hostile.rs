@@ -283,3 +283,16 @@ async fn pages_that_go_in_circles_or_never_end_are_an_error() {
     let result = client(&server.url("")).list_scm_integrations().await;
     assert!(matches!(result, Err(Error::Paging { problem: PagingError::TooManyPages { limit }, .. }) if limit == server.received().len()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn pages_that_take_too_long_in_all_are_an_error_however_long_one_may_take() {
+    let (url, _) = raw(|stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let hour = Duration::from_secs(3600);
+    let client = client_with(&url, token(TOKEN), |http| (http.timeout, http.connect_timeout) = (hour, hour));
+    let result = client.list_scm_integrations().await;
+    assert!(matches!(result, Err(Error::Paging { problem: PagingError::TooLong { .. }, .. })), "{result:?}");
+}
