@@ -98,12 +98,15 @@ impl Relay {
 }
 
 /// Length of the answer at the start of `bytes` without its final blank line; `None` while it is not complete.
+///
+/// `searched` is how many of the bytes were there when it was asked for last, so that slow answers are not searched again.
 #[must_use]
-pub fn complete_answer(bytes: &[u8]) -> Option<usize> {
+pub fn complete_answer(bytes: &[u8], searched: usize) -> Option<usize> {
     if bytes.starts_with(b"\n") {
         return Some(0);
     }
-    bytes.windows(2).position(|pair| pair == b"\n\n").map(|at| at + 1)
+    let from = searched.saturating_sub(1);
+    bytes.get(from..)?.windows(2).position(|pair| pair == b"\n\n").map(|at| from + at + 1)
 }
 
 #[cfg(test)]
@@ -153,9 +156,10 @@ mod tests {
 
     #[test]
     fn an_answer_ends_with_its_first_blank_line() {
-        assert_eq!(complete_answer(b""), None);
-        assert_eq!(complete_answer(b"\n"), Some(0));
-        assert_eq!(complete_answer(b"a=b\n"), None);
-        assert_eq!(complete_answer(b"a=b\n\nc=d\n\n"), Some(4));
+        assert_eq!(complete_answer(b"", 0), None);
+        assert_eq!(complete_answer(b"\n", 0), Some(0));
+        assert_eq!(complete_answer(b"a=b\n", 0), None);
+        assert_eq!(complete_answer(b"a=b\n\nc=d\n\n", 0), Some(4));
+        assert_eq!(complete_answer(b"a=b\n\n", 4), Some(4));
     }
 }

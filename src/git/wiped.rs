@@ -17,10 +17,21 @@ impl Wiped {
         Self(Vec::with_capacity(capacity))
     }
 
+    /// That many zeroes, to read into.
+    #[must_use]
+    pub fn zeroed(length: usize) -> Self {
+        Self(vec![0; length])
+    }
+
     /// The bytes themselves. Copy them nowhere that is not wiped.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The bytes themselves, to be changed.
+    pub fn expose_secret_mut(&mut self) -> &mut [u8] {
+        &mut self.0
     }
 
     /// How many bytes there are.
@@ -52,9 +63,15 @@ impl Wiped {
         let count = count.min(self.0.len());
         let kept = self.0.len() - count;
         self.0.copy_within(count.., 0);
-        self.0[kept..].fill(0);
-        black_box(&mut self.0[kept..]);
-        self.0.truncate(kept);
+        self.truncate(kept);
+    }
+
+    /// Removes all but the first `length` bytes and overwrites them.
+    pub fn truncate(&mut self, length: usize) {
+        let rest = self.0.get_mut(length..).unwrap_or_default();
+        rest.fill(0);
+        black_box(rest);
+        self.0.truncate(length);
     }
 }
 

@@ -80,6 +80,20 @@ pub fn write_request(operation: Operation, text: &[u8], out: &mut Wiped) {
     out.extend(b"\n");
 }
 
+/// Length of git's text at the start of `bytes` without its blank line; `None` while there is none.
+///
+/// `searched` is how many of the bytes were there when it was asked for last.
+#[must_use]
+pub fn text_end(bytes: &[u8], searched: usize) -> Option<usize> {
+    if bytes.starts_with(b"\n") || bytes.starts_with(b"\r\n") {
+        return Some(0);
+    }
+    let from = searched.saturating_sub(2);
+    let rest = bytes.get(from..)?;
+    let ends = rest.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(at, _)| at + 1);
+    ends.map(|end| (end, &rest[end..])).find(|(_, next)| next.starts_with(b"\n") || next.starts_with(b"\r\n")).map(|(end, _)| from + end)
+}
+
 /// Appends a `message` line to an answer: what the user should see, such as the command to run.
 pub fn write_message(message: &str, out: &mut Vec<u8>) {
     write_text("message=", message, out);

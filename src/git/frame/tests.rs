@@ -172,6 +172,25 @@ fn a_large_request_gives_the_same_result_wherever_it_is_cut() {
 }
 
 #[test]
+fn git_s_text_ends_before_its_blank_line_however_it_arrives() {
+    for (text, end) in [
+        (&b""[..], None),
+        (b"\n", Some(0)),
+        (b"\r\n", Some(0)),
+        (b"\r", None),
+        (b"a=b\n", None),
+        (b"a=b\n\r", None),
+        (b"a=b\n\nc", Some(4)),
+        (b"a=b\r\n\r\nc", Some(5)),
+        (b"a=b\nc=d\n\r\n\n", Some(8)),
+    ] {
+        assert_eq!(text_end(text, 0), end, "{}", text.escape_ascii());
+        let step = (1..=text.len()).find_map(|length| text_end(&text[..length], length - 1));
+        assert_eq!(step, end, "{} byte by byte", text.escape_ascii());
+    }
+}
+
+#[test]
 fn messages_are_one_printable_line() {
     let mut out = Vec::new();
     write_message("a\nhost=evil\r\0\u{1b}[2J\u{9b}é", &mut out);
