@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn what_is_said_about_a_socket_names_it_and_what_to_run() {
         let line = no_answer(Path::new("/run/a\nb"), &ExchangeError::Connect(io::ErrorKind::NotFound));
-        assert_eq!(line, "no answer from the agent at /run/a b: entity not found; see `systemctl status scm-agent`");
+        assert_eq!(line, "no answer from the agent at /run/a b: there is no such socket; see `systemctl status scm-agent`");
         let line = no_answer(Path::new("/run/a"), &ExchangeError::Connect(io::ErrorKind::PermissionDenied));
         assert!(line.contains("/run/a") && line.contains("permission"), "{line}");
     }

@@ -51,6 +51,8 @@ impl fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("it closed the connection without an answer"),
+            Self::Connect(io::ErrorKind::ConnectionRefused) => f.write_str("nobody listens there"),
+            Self::Connect(io::ErrorKind::NotFound) => f.write_str("there is no such socket"),
             Self::Connect(kind) | Self::Io(kind) => write!(f, "{kind}"),
             Self::Timeout => f.write_str("it took too long"),
             Self::TooLong => write!(f, "its answer is longer than {MAX_ANSWER_BYTES} bytes"),

@@ -149,7 +149,8 @@ mod tests {
         let owner = |path: &str| Err(TrustError::Owner(path.into()));
         let directory = |path: &str| Err(TrustError::DirectoryOwner(path.into()));
         let writable = |path: &str| Err(TrustError::DirectoryWritable(path.into()));
-        let table: &[(&str, &[(u32, u32)], Result<(), TrustError>)] = &[
+        type Row<'a> = (&'a str, &'a [(u32, u32)], Result<(), TrustError>);
+        let table: &[Row<'_>] = &[
             ("a socket of another's in /tmp", &[(0, 0o755), (0, 0o1777), (OTHER, 0o666)], owner("/1/2")),
             ("a directory of another's in /tmp", &[(0, 0o755), (0, 0o1777), (OTHER, 0o755), (OTHER, 0o666)], directory("/1/2")),
             ("deeper down", &[(0, 0o755), (0, 0o1777), (OTHER, 0o755), (OTHER, 0o755), (OTHER, 0o666)], directory("/1/2")),
