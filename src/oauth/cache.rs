@@ -57,7 +57,8 @@ impl CachedToken {
         let minimum_life = LONGEST_MINIMUM_LIFE.min(lifetime / 4).max(SKEW.min(lifetime / 2));
         let spread = u32::try_from(RandomState::new().hash_one(()) % u64::from(2 * REFRESH_SPREAD_PERMILLE + 1)).unwrap_or_default();
         let elapsed = REFRESH_PERMILLE - REFRESH_SPREAD_PERMILLE + spread;
-        let refresh_life = (lifetime / 1000 * (1000 - elapsed)).max(minimum_life);
+        // Before callers have to wait there is always a twentieth of the lifetime to refresh in.
+        let refresh_life = (lifetime / 1000 * (1000 - elapsed)).max(minimum_life + lifetime / 20);
         let deadline = requested_at.after(lifetime);
         Self { access_token, expires_at, minted_at: requested_at.wall, scopes, deadline, minimum_life, refresh_life }
     }
@@ -212,7 +213,7 @@ where
         M: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<IssuedToken, E>> + Send + 'static,
     {
-        let (step, landing) = self.step(key)?;
+        let (step, landing) = self.step(key);
         // Not under the lock: a runtime that is stopping drops the task, and with it the landing, right here.
         if let Some(landing) = landing {
             tokio::spawn(async move { landing.land(mint().await) });
@@ -277,20 +278,22 @@ where
     }
 
     /// What the caller is to do, and the landing of the flight that is to be started for it.
-    fn step(&self, key: &K) -> Result<(Step<E>, Option<Landing<K, E>>), Arc<MintError<E>>> {
+    fn step(&self, key: &K) -> (Step<E>, Option<Landing<K, E>>) {
         let now = self.shared.now();
         let mut state = self.shared.lock();
         let meanwhile = match state.look(key, now) {
-            Look::Answer(outcome) => return Ok((Step::Answer(outcome), None)),
-            Look::Join(landed) => return Ok((Step::Wait(landed), None)),
+            Look::Answer(outcome) => return (Step::Answer(outcome), None),
+            Look::Join(landed) => return (Step::Wait(landed), None),
             Look::Start(meanwhile) => meanwhile,
         };
-        state.make_room(key, self.shared.max_entries)?;
+        if !state.make_room(key, self.shared.max_entries) {
+            return (Step::Answer(Err(Arc::new(MintError::Full))), None);
+        }
         let (sender, landed) = watch::channel(None);
         let generation = state.take_off(key, now, landed.clone());
         let landing = Landing { generation, key: key.clone(), sender, shared: Arc::clone(&self.shared) };
         let step = meanwhile.map_or_else(|| Step::Wait(landed), |token| Step::Answer(Ok(token)));
-        Ok((step, Some(landing)))
+        (step, Some(landing))
     }
 }
 
@@ -347,16 +350,17 @@ impl<K: Eq + Hash + Clone, E: std::error::Error + 'static> State<K, E> {
         (!token.remaining(now).is_zero()).then(|| Arc::clone(token))
     }
 
-    fn make_room(&mut self, key: &K, max_entries: usize) -> Result<(), Arc<MintError<E>>> {
+    /// Makes room for the key; says no when every other one has a flight.
+    fn make_room(&mut self, key: &K, max_entries: usize) -> bool {
         if self.entries.len() < max_entries || self.entries.contains_key(key) {
-            return Ok(());
+            return true;
         }
         let grounded = self.entries.iter().filter(|(_, entry)| entry.flight.is_none());
         let Some(oldest) = grounded.min_by_key(|(_, entry)| entry.last_used).map(|(key, _)| key.clone()) else {
-            return Err(Arc::new(MintError::Full));
+            return false;
         };
         self.entries.remove(&oldest);
-        Ok(())
+        true
     }
 
     fn drop_if_idle(&mut self, key: &K) {
