@@ -69,7 +69,21 @@ fn bare(raw: [u8; KEY_BYTES], is_text: bool) -> Result<Form, Problem> {
     if raw.iter().all(|byte| *byte == raw[0]) {
         return Err(Problem::NotRandom);
     }
+    if starts_like_der(raw.as_slice()) {
+        return Err(Problem::DamagedDer);
+    }
     Ok(Form::Bare(raw))
+}
+
+/// Whether the bytes begin as a key's DER does, so that the first 32 bytes of a longer file are not taken for a raw key. Of all
+/// raw keys, one in a billion begins so.
+fn starts_like_der(bytes: &[u8]) -> bool {
+    let content = match bytes {
+        [0x30, 0x82, _, _, content @ ..] | [0x30, 0x81, _, content @ ..] | [0x30, ..=0x7f, content @ ..] => content,
+        _ => return false,
+    };
+    // A version, or an algorithm identifier: ISO members' bodies (1.2), identified organisations (1.3).
+    matches!(content, [0x02, 0x01, 0 | 1, 0x02 | 0x30, ..] | [0x30, _, 0x06, _, 0x2a | 0x2b, ..] | [0x30, _, 0x30, _, 0x06, ..])
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -85,7 +99,7 @@ fn pem_blocks(bytes: &[u8]) -> usize {
 fn read_pem(bytes: &[u8], passphrase: Option<&[u8]>) -> Result<Form, Problem> {
     let begin = bytes.windows(PEM_BEGIN.len()).position(|window| window == PEM_BEGIN).ok_or(Problem::DamagedPem)?;
     let mut lines = bytes[begin..].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
-    let label = lines.next().and_then(|line| line[PEM_BEGIN.len()..].strip_suffix(b"-----")).ok_or(Problem::DamagedPem)?;
+    let label = lines.next().and_then(|line| line.strip_prefix(PEM_BEGIN)?.strip_suffix(b"-----")).ok_or(Problem::DamagedPem)?;
     let first_line = lines.next().unwrap_or_default();
     if first_line.starts_with(b"Proc-Type:") {
         return Err(Problem::EncryptionTraditional);
@@ -143,7 +157,7 @@ fn read_text(bytes: &[u8]) -> Result<Form, Problem> {
 }
 
 fn read_der(der: &[u8], passphrase: Option<&[u8]>) -> Result<Form, Problem> {
-    let fields = sequence_tags(der).ok_or(Problem::Unrecognised)?;
+    let fields = sequence_tags(der).ok_or(if starts_like_der(der) { Problem::DamagedDer } else { Problem::Unrecognised })?;
     match fields.as_slice() {
         // PrivateKeyInfo, version first
         [Tag::Integer, Tag::Sequence, Tag::OctetString, ..] => private_key_info(der),

@@ -73,7 +73,7 @@ impl RunnerPrivateKey {
         const SAMPLE: &[u8] = b"self-test";
         let key = Self { opening, public };
         let sealed = key.public.seal(SAMPLE).map_err(|_| Problem::SelfTest)?;
-        let opened = key.open(&sealed).ok_or(Problem::SelfTest)?;
+        let opened = key.open(&sealed).map_err(|_| Problem::SelfTest)?;
         if opened.as_slice() == SAMPLE { Ok(key) } else { Err(Problem::SelfTest) }
     }
 
@@ -105,14 +105,19 @@ impl RunnerPrivateKey {
     /// # Errors
     /// [`DecryptError`], whatever went wrong: the wrong length, the wrong key, damage, or content that is no client secret.
     pub fn decrypt(&self, ciphertext: &[u8]) -> Result<ClientSecret, DecryptError> {
-        self.open(ciphertext).and_then(|plaintext| ClientSecret::parse(plaintext).ok()).ok_or(DecryptError)
+        ClientSecret::parse(self.open(ciphertext)?).map_err(|_| DecryptError)
     }
 
-    fn open(&self, ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        match &self.opening {
-            Opening::Oaep(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
-            Opening::SealedBox(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
-        }
+    /// Opens a ciphertext and leaves it to the caller what its content may be.
+    ///
+    /// # Errors
+    /// [`DecryptError`], whatever went wrong.
+    pub fn open(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+        let opened = match &self.opening {
+            Opening::Oaep(key) => key.fits(ciphertext).then(|| key.open(ciphertext)),
+            Opening::SealedBox(key) => key.fits(ciphertext).then(|| key.open(ciphertext)),
+        };
+        opened.flatten().ok_or(DecryptError)
     }
 
     /// Whether both are the same key.
