@@ -149,7 +149,7 @@ impl ControlPlane {
     async fn call(&self, method: &str, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
         let token = self.token.load()?;
         let error = match self.call_with(&token, method, message, max_reply_bytes).await {
-            Err(error) if error.code() == Some(Code::Unauthenticated) && self.token.may_change() => error,
+            Err(error) if error.code() == Some(Code::Unauthenticated) => error,
             result => return result,
         };
         let fresh = self.token.load()?;

@@ -41,11 +41,6 @@ impl TokenSource {
             Self::File(path) => load_file(path).map_err(|source| Error::Token { path: path.clone(), source }),
         }
     }
-
-    /// Whether reading it again may give another token.
-    pub(super) fn may_change(&self) -> bool {
-        matches!(self, Self::File(_))
-    }
 }
 
 fn load_file(path: &Path) -> Result<BearerToken, FileError> {
