@@ -108,6 +108,24 @@ impl From<crate::config::Error> for Error {
     }
 }
 
+impl From<crate::agent::socket::Error> for Error {
+    fn from(error: crate::agent::socket::Error) -> Self {
+        use crate::agent::socket::Error as SocketError;
+        let hint = match &error {
+            SocketError::InUse { .. } => "see what it holds: scm-agent status; or give this one another agent.socket",
+            SocketError::NotASocket { .. } => "move that file away, or change agent.socket",
+            SocketError::System { .. } => "the directory of agent.socket must belong to the user that runs the agent",
+        };
+        Self::new(Kind::Config, "cannot open the agent's socket").because(error).hint(hint)
+    }
+}
+
+impl From<crate::api::Error> for Error {
+    fn from(error: crate::api::Error) -> Self {
+        Self::new(Kind::Config, "cannot set up the control plane's client").because(error).hint("run: scm-agent config check")
+    }
+}
+
 impl From<key::Error> for Error {
     fn from(error: key::Error) -> Self {
         let (kind, hint) = match &error {

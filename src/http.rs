@@ -14,8 +14,8 @@ use reqwest::{Certificate, Method, Proxy, redirect, retry, tls};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-/// How a client reaches its hosts.
-#[derive(Debug, Clone)]
+/// How a client reaches its hosts. No `Debug`: a proxy's URL can hold a password.
+#[derive(Clone)]
 pub struct Config {
     /// Lets `http://` stand for `127.0.0.1`, `[::1]` and `localhost`, and https reach them.
     pub allow_insecure_loopback: bool,

@@ -4,14 +4,19 @@
 //! URL, [`key`] opens its secret, [`oauth`] turns that into an access token, [`git`] writes the answer. [`broker`] is the
 //! flow in one function; [`agent`] is the daemon around it. `ARCHITECTURE.md` has the picture and the import rules.
 
+pub mod agent;
 pub mod api;
+pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod git;
+pub mod harden;
 pub mod http;
 pub mod integration;
-pub mod oauth;
 pub mod key;
+pub mod oauth;
 pub mod secret;
+pub mod status;
+mod sys;

@@ -38,6 +38,9 @@ const SOCKET_VARIABLE: &str = "SCM_AGENT__AGENT__SOCKET";
 /// How every line on stderr begins, so that it can be told from git's own.
 const NAME: &str = "git-credential-scm-agent";
 
+/// How long to wait before asking an agent again that had no free place.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
 const USAGE: &str = "usage: git-credential-scm-agent [--socket PATH] get|store|erase|capability";
 
 /// What the command line asks for.
@@ -105,20 +108,26 @@ fn ask(operation: Operation, socket: &Path) -> ExitCode {
     let mut request = Wiped::with_capacity(text.len() + 64);
     frame::write_request(operation, text.expose_secret(), &mut request);
 
-    let connection = match trust::checked(socket) {
-        Ok(path) => exchange::connect(&path).map_err(|error| no_answer(socket, &error)),
-        Err(TrustError::Unreachable(kind)) => Err(no_answer(socket, &ExchangeError::Connect(kind))),
-        Err(error) => Err(format!("not using the agent's socket: {error}")),
+    let path = match trust::checked(socket) {
+        Ok(path) => path,
+        Err(TrustError::Unreachable(kind)) => return unreachable(operation, socket, &ExchangeError::Connect(kind)),
+        Err(error) if operation == Operation::Get => return fail(&format!("not using the agent's socket: {error}")),
+        Err(_) => return ExitCode::FAILURE,
     };
-    let mut connection = match connection {
-        Ok(connection) => connection,
-        // git tells every helper of every credential, also of those that others gave: once, for `get`, is enough.
-        Err(_) if operation != Operation::Get => return ExitCode::FAILURE,
-        Err(line) => return fail(&line),
-    };
-    let relay = match exchange::exchange(&mut connection, &request, &deadline) {
-        Ok(answer) => Relay::read(answer.expose_secret()),
-        Err(error) => return fail(&no_answer(socket, &error)),
+    let relay = loop {
+        let mut connection = match exchange::connect(&path) {
+            Ok(connection) => connection,
+            Err(error) => return unreachable(operation, socket, &error),
+        };
+        let relay = match exchange::exchange(&mut connection, &request, &deadline) {
+            Ok(answer) => Relay::read(answer.expose_secret()),
+            Err(error) => return fail(&no_answer(socket, &error)),
+        };
+        let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY);
+        // Places are free again within a moment: git has no patience of its own, so the helper lends it some.
+        if !busy || !deadline.pause(BUSY_PAUSE) {
+            break relay;
+        }
     };
     match relay {
         Err(error) => fail(&format!("ignoring what the agent says: {error}")),
@@ -131,6 +140,11 @@ fn ask(operation: Operation, socket: &Path) -> ExitCode {
             if operation == Operation::Get { print(git.expose_secret()) } else { ExitCode::SUCCESS }
         }
     }
+}
+
+/// Nobody to ask. git tells every helper of every credential, also of those that others gave: saying so for `get` is enough.
+fn unreachable(operation: Operation, socket: &Path, error: &ExchangeError) -> ExitCode {
+    if operation == Operation::Get { fail(&no_answer(socket, error)) } else { ExitCode::FAILURE }
 }
 
 /// git's text up to its blank line or its end; `None` when it is too long.

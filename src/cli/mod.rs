@@ -10,10 +10,16 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Environment;
+use crate::config::{Config, Environment};
 use crate::error::Error;
 
 pub mod config;
+pub mod run;
+pub mod status;
+pub mod sync;
+
+mod client;
+mod log;
 
 /// The streams that a command reads and writes, so that tests can stand in for them.
 pub struct Io<'a> {
@@ -45,6 +51,12 @@ enum Command {
     Keygen(keygen::Args),
     Seal(seal::Args),
     Unseal(unseal::Args),
+    /// Run the daemon in the foreground
+    Run(run::Args),
+    /// Show what the daemon holds and how fresh it is
+    Status(status::Args),
+    /// Have the daemon fetch the list of integrations now
+    Sync,
 }
 
 /// Runs a parsed command line.
@@ -54,11 +66,15 @@ enum Command {
 pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let explicit = cli.config.as_deref();
     let environment = Environment::from_process();
+    let load = || Config::load(explicit, &environment);
     match cli.command {
         Command::Config(args) => config::run(args, explicit, &environment, io),
         Command::Key(args) => key::run(args, io),
         Command::Keygen(args) => keygen::run(args, io),
         Command::Seal(args) => seal::run(args, io),
         Command::Unseal(args) => unseal::run(args, io),
+        Command::Run(args) => run::run(&args, &load()?, io),
+        Command::Status(args) => status::run(&args, &load()?, io),
+        Command::Sync => sync::run(&load()?, io),
     }
 }

@@ -17,6 +17,7 @@ mod named;
 mod reader;
 mod sections;
 mod show;
+mod stages;
 mod syntax;
 
 pub use environment::Environment;

@@ -25,6 +25,15 @@ impl Deadline {
         Self(Instant::now() + duration)
     }
 
+    /// Waits that long; says no, at once, where the deadline would pass meanwhile.
+    pub(crate) fn pause(&self, duration: Duration) -> bool {
+        let enough = self.0.saturating_duration_since(Instant::now()) > duration;
+        if enough {
+            std::thread::sleep(duration);
+        }
+        enough
+    }
+
     /// What is left of it; never zero, which the socket calls would take for no limit.
     fn remaining(&self) -> Result<Duration, ExchangeError> {
         let remaining = self.0.saturating_duration_since(Instant::now());

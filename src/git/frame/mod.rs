@@ -23,6 +23,9 @@ pub const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Longest name of a verb in bytes.
 pub const MAX_VERB_BYTES: usize = 32;
 
+/// The `error` of a connection that found no free place: the same request may be served a moment later.
+pub const BUSY: &str = "too many connections";
+
 /// What a request asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {

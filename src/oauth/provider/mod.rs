@@ -69,8 +69,8 @@ impl FromStr for GrantKind {
 pub struct ProviderOverride {
     /// The integration's host as registered: a name, perhaps with a port and a path.
     pub host: String,
-    /// Where the metadata is; replaces the integration's `issuerUrl`.
-    pub issuer: Option<Url>,
+    /// Where the metadata is, as it was written: issuers are compared byte for byte. Replaces the integration's `issuerUrl`.
+    pub issuer: Option<String>,
     /// The token endpoint; no metadata is fetched then.
     pub token_url: Option<Url>,
     /// The scopes to ask for; an empty list sends no `scope`.
@@ -243,8 +243,8 @@ fn endpoint_source(
     if let Some(url) = operator.and_then(|operator| operator.token_url.clone()) {
         return Ok(Some(EndpointSource::Fixed(url)));
     }
-    if let Some(issuer) = operator.and_then(|operator| operator.issuer.clone()) {
-        let issuer = Issuer::parse(issuer.as_str()).map_err(|error| format!("the configured issuer {error}"))?;
+    if let Some(issuer) = operator.and_then(|operator| operator.issuer.as_deref()) {
+        let issuer = Issuer::parse(issuer).map_err(|error| format!("the configured issuer {error}"))?;
         return Ok(Some(EndpointSource::Issuer(issuer)));
     }
     let fixed = facts.token_url.and_then(|url| Url::parse(url).ok());

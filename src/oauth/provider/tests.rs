@@ -119,7 +119,7 @@ fn the_operator_s_word_comes_before_the_table() {
     }
     let user = ProviderOverride { grant: Some(GrantKind::User), ..fixed };
     assert_eq!(plan("bitbucket", host, None, false, true, &[user]).kind(), "user");
-    let issuer = ProviderOverride { grant: Some(GrantKind::Service), issuer: Some(url("https://id.example.com")), ..provider(host) };
+    let issuer = ProviderOverride { grant: Some(GrantKind::Service), issuer: Some("https://id.example.com".to_owned()), ..provider(host) };
     let found = service_plan(plan("gitlab", host, Some("https://elsewhere.example.com"), false, true, &[issuer]));
     assert_eq!((found.issuer_host().as_str(), found.must_be_offered), ("id.example.com", false));
     let nowhere = ProviderOverride { grant: Some(GrantKind::Service), ..provider(host) };

@@ -1,0 +1,202 @@
+//! One connection: requests in, answers out, nothing unbounded in size or time.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::Agent;
+use super::peer::Peer;
+use crate::broker::{Caller, Outcome};
+use crate::git::frame::{self, FrameError, RequestParser, Verb};
+use crate::git::{CredentialAnswer, CredentialRequest};
+
+/// What is read at a time. A request of git's is a few hundred bytes.
+const READ_BYTES: usize = 4096;
+
+/// How long and for how many reads a refused client may go on sending.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 64;
+
+/// Tells a client that there is no place for it, without waiting for anything.
+pub(super) fn refuse_as_busy(stream: &UnixStream) {
+    // A fresh socket's buffer takes the line at once; if not, the client sees the connection close.
+    let _ = stream.try_write(&refusal(&frame::BUSY).text);
+}
+
+/// Serves a connection until it ends, breaks a rule, or the daemon ends.
+pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Agent, mut ending: watch::Receiver<bool>) {
+    let config = agent.config;
+    let mut parser = RequestParser::new();
+    // The first request is due at once; later ones may let the connection rest.
+    let mut rest = config.read_timeout;
+    loop {
+        let request = tokio::select! {
+            request = next_request(&mut stream, &mut parser, rest, config.read_timeout) => request,
+            // A request that has begun is still served; an idle connection ends.
+            _ = ending.wait_for(|ending| *ending), if parser.is_idle() => return,
+        };
+        let request = match request {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(error) => {
+                debug!(uid = peer.uid, pid = peer.pid, error = %error, "connection refused");
+                if send(&mut stream, &refusal(&error).text, config.read_timeout).await.is_ok() {
+                    linger(&mut stream).await;
+                }
+                return;
+            }
+        };
+        let answer = match timeout(config.request_timeout, answer(&request, peer, agent)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
+                message("no answer in time; run: scm-agent status", false)
+            }
+        };
+        if send(&mut stream, &answer.text, config.read_timeout).await.is_err() {
+            return;
+        }
+        if answer.last {
+            linger(&mut stream).await;
+            return;
+        }
+        rest = config.request_timeout;
+    }
+}
+
+/// Lets a client that is still sending read the refusal: closing with unread bytes would reset the connection under it.
+async fn linger(stream: &mut UnixStream) {
+    let mut rest = Zeroizing::new([0_u8; READ_BYTES]);
+    let _ = stream.shutdown().await;
+    let drain = async {
+        for _ in 0..LINGER_READS {
+            if !stream.read(rest.as_mut_slice()).await.is_ok_and(|length| length > 0) {
+                return;
+            }
+        }
+    };
+    let _ = timeout(LINGER, drain).await;
+}
+
+/// Why a connection is closed. Names no part of what was sent.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the request did not arrive in time")]
+    TooSlow,
+}
+
+/// Reads the next request; `None` when the client is done or has been silent for too long.
+async fn next_request(
+    stream: &mut UnixStream,
+    parser: &mut RequestParser,
+    rest: Duration,
+    read_timeout: Duration,
+) -> Result<Option<frame::Request>, Refusal> {
+    let mut deadline = None;
+    let mut buffer = Zeroizing::new([0_u8; READ_BYTES]);
+    loop {
+        if let Some(request) = parser.next_request()? {
+            return Ok(Some(request));
+        }
+        if deadline.is_none() && !parser.is_idle() {
+            deadline = Some(Instant::now() + read_timeout);
+        }
+        let read = match deadline {
+            None => match timeout(rest, stream.read(buffer.as_mut_slice())).await {
+                Err(_) => return Ok(None),
+                Ok(read) => read,
+            },
+            Some(deadline) => timeout_at(deadline, stream.read(buffer.as_mut_slice())).await.map_err(|_| Refusal::TooSlow)?,
+        };
+        match read {
+            Ok(0) | Err(_) => return Ok(None),
+            Ok(length) => parser.push(&buffer[..length]),
+        }
+    }
+}
+
+/// An answer as text for the socket.
+struct Answer {
+    text: Zeroizing<Vec<u8>>,
+    /// Whether the connection ends with it: what follows a refused request is not to be trusted.
+    last: bool,
+}
+
+/// The answer to one request.
+async fn answer(request: &frame::Request, peer: &Peer, agent: &Agent) -> Answer {
+    let operation = match &request.verb {
+        Verb::Git(operation) => *operation,
+        Verb::Other(name) => return other_verb(name, agent).await,
+    };
+    let request = match CredentialRequest::parse(request.body.expose_secret()) {
+        Ok(request) => request,
+        Err(error) => {
+            warn!(target: "audit", uid = peer.uid, pid = peer.pid, error = %error, "refused: malformed request");
+            return refusal(&error);
+        }
+    };
+    let caller = Caller { uid: peer.uid, pid: peer.pid };
+    match agent.broker.answer(operation, &request, caller).await {
+        Outcome::Silence => end(Vec::new()),
+        Outcome::Refusal { message: text, quit } => message(&text, quit),
+        Outcome::Credential { username, token, password_expiry_utc } => {
+            let password = token.access_token.expose_secret();
+            // Large enough at once: growing would leave copies.
+            let mut text = Vec::with_capacity(username.len() + password.len() + 128);
+            let answer =
+                CredentialAnswer { username: Some(&username), password: Some(password.as_bytes()), password_expiry_utc, quit: false };
+            match answer.write(&mut text) {
+                Ok(()) => end(text),
+                Err(error) => message(&error.to_string(), true),
+            }
+        }
+    }
+}
+
+/// The verbs that are not git's: each is answered with one JSON document.
+async fn other_verb(name: &str, agent: &Agent) -> Answer {
+    let mut document = match name {
+        "status" => serde_json::to_vec(&agent.status()).unwrap_or_default(),
+        "sync" => serde_json::to_vec(&agent.broker.sync_now().await).unwrap_or_default(),
+        _ => return refusal(&"this scm-agent does not know that verb"),
+    };
+    document.push(b'\n');
+    end(document)
+}
+
+/// An answer that refuses the request.
+fn refusal(reason: &dyn fmt::Display) -> Answer {
+    let mut text = Vec::new();
+    frame::write_error(reason, &mut text);
+    Answer { text: Zeroizing::new(text), last: true }
+}
+
+/// An answer without a credential but with a line for the user; `quit` stops git from asking for a password.
+fn message(line: &str, quit: bool) -> Answer {
+    let mut text = Vec::new();
+    frame::write_message(line, &mut text);
+    // Cannot fail: there is no value in it.
+    let _ = CredentialAnswer { username: None, password: None, password_expiry_utc: None, quit }.write(&mut text);
+    end(text)
+}
+
+/// Ends an answer with its blank line.
+fn end(mut text: Vec<u8>) -> Answer {
+    frame::write_end(&mut text);
+    Answer { text: Zeroizing::new(text), last: false }
+}
+
+async fn send(stream: &mut UnixStream, answer: &[u8], limit: Duration) -> std::io::Result<()> {
+    match timeout(limit, stream.write_all(answer)).await {
+        Ok(sent) => sent,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
+}

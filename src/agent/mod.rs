@@ -1,0 +1,154 @@
+//! The daemon: a Unix socket around the broker, with limits on everything a client can do to it.
+
+pub mod limits;
+pub mod peer;
+pub mod socket;
+
+mod connection;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::broker::Broker;
+use crate::status::{self, Status};
+use limits::{Connections, Limits};
+use peer::{Admission, Peer};
+use socket::BoundSocket;
+
+/// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How a daemon deals with its clients.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// How many connections at once.
+    pub limits: Limits,
+    /// How long a client may take to deliver a request, or to take an answer.
+    pub read_timeout: Duration,
+    /// How long an answer may take, and how long a connection may rest between two requests.
+    pub request_timeout: Duration,
+    /// How long open connections may go on after the daemon was told to end.
+    pub shutdown_grace_period: Duration,
+}
+
+/// How a daemon ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Connections were still busy when the grace period was over, and were cut off.
+    CutOff,
+    /// Every connection had ended.
+    Drained,
+}
+
+/// What the connections share.
+pub struct Agent {
+    broker: Arc<Broker>,
+    config: Config,
+    connections: Connections,
+    memory: status::Memory,
+    started: Instant,
+}
+
+impl Agent {
+    /// Puts a daemon around a broker.
+    #[must_use]
+    pub fn new(broker: Arc<Broker>, config: Config, memory: status::Memory) -> Self {
+        Self { broker, connections: Connections::new(config.limits), config, memory, started: Instant::now() }
+    }
+
+    /// What the daemon holds and how fresh it is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let report = self.broker.status();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            key: report.key,
+            sync: report.sync,
+            integrations: report.integrations,
+            store: status::Store { kind: "memory".to_owned(), healthy: true },
+            memory: self.memory.clone(),
+            connections: self.connections.count(),
+            degraded: report.degraded,
+        }
+    }
+}
+
+/// Serves connections until `shutdown` completes, then lets the open ones finish.
+///
+/// # Errors
+/// When the socket cannot be handed to the runtime; a failing `accept` is waited out.
+pub async fn run(socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Future<Output = ()>) -> io::Result<Ending> {
+    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let admission = Admission { own_uid: rustix::process::geteuid().as_raw(), socket_gid: socket.gid };
+    let (end, ending) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut accepting = true;
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    accepting = true;
+                    admit(stream, admission, &agent, &ending, &mut tasks);
+                }
+                Err(error) => {
+                    if accepting {
+                        warn!(error = %error, "cannot accept connections; trying again");
+                    }
+                    accepting = false;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+        }
+    }
+    // Nobody new: the socket goes first, then idle connections, then the busy ones as they finish.
+    drop(listener);
+    drop(socket);
+    let _ = end.send(true);
+    let open = tasks.len();
+    let drained = tokio::time::timeout(agent.config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_ok() {
+        info!(connections = open, "stopped; every connection had ended");
+        return Ok(Ending::Drained);
+    }
+    warn!(connections = tasks.len(), "stopped; connections were cut off after the grace period");
+    tasks.shutdown().await;
+    Ok(Ending::CutOff)
+}
+
+/// Starts serving a connection, if its peer may ask and there is a place for it.
+fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) => peer,
+        Err(error) => {
+            warn!(target: "audit", error = %error, "refused: the kernel does not say who asks");
+            return;
+        }
+    };
+    if !admission.admits(&peer) {
+        warn!(target: "audit", uid = peer.uid, gid = peer.gid, pid = peer.pid, "refused: not in the socket's group");
+        return;
+    }
+    let Some(place) = agent.connections.take(peer.uid) else {
+        debug!(uid = peer.uid, "refused: too many connections");
+        connection::refuse_as_busy(&stream);
+        return;
+    };
+    let (agent, ending) = (Arc::clone(agent), ending.clone());
+    tasks.spawn(async move {
+        connection::serve(stream, &peer, &agent, ending).await;
+        drop(place);
+    });
+}

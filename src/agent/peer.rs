@@ -1,0 +1,65 @@
+//! Who is at the other end of a connection, by what the kernel says, and whether they may ask.
+
+use tokio::net::UnixStream;
+
+use crate::sys;
+
+/// The process that connected, as it was when it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+    /// Process id, for the log only: by the time it is read it may be another process's.
+    pub pid: Option<i32>,
+}
+
+impl Peer {
+    /// Asks the kernel: `SO_PEERCRED` and `SO_PEERGROUPS`, unix(7).
+    ///
+    /// # Errors
+    /// What the system says; the connection must be refused then.
+    pub fn of(stream: &UnixStream) -> std::io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        Ok(Self { uid: credentials.uid(), gid: credentials.gid(), groups: sys::peer_groups(stream)?, pid: credentials.pid() })
+    }
+}
+
+/// Who may ask: root, the daemon's own user, and the members of the socket's group.
+///
+/// The socket's mode says the same, but a mode can be loosened by accident; this cannot.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
+    /// The daemon's effective user id.
+    pub own_uid: u32,
+    /// The group of the socket.
+    pub socket_gid: u32,
+}
+
+impl Admission {
+    /// Whether a peer may ask.
+    #[must_use]
+    pub fn admits(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || peer.uid == self.own_uid || peer.gid == self.socket_gid || peer.groups.contains(&self.socket_gid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_the_own_user_and_members_of_the_group_are_admitted() {
+        let admission = Admission { own_uid: 990, socket_gid: 980 };
+        let peer = |uid, gid, groups: &[u32]| Peer { uid, gid, groups: groups.to_vec(), pid: Some(1) };
+        assert!(admission.admits(&peer(0, 0, &[])));
+        assert!(admission.admits(&peer(990, 1, &[])));
+        assert!(admission.admits(&peer(1000, 980, &[])));
+        assert!(admission.admits(&peer(1000, 1000, &[27, 980])));
+        assert!(!admission.admits(&peer(1000, 1000, &[27, 990])));
+        assert!(!admission.admits(&peer(980, 1000, &[])));
+    }
+}

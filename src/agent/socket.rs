@@ -1,0 +1,204 @@
+//! The daemon's Unix socket: never wider than its mode says, a live one never taken over, a stale one replaced.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+
+/// How many connections may wait to be accepted. More wait in `connect`.
+const BACKLOG: i32 = 1024;
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another daemon answers on it.
+    #[error("another scm-agent is running on {path}")]
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Something that is no socket is in the way.
+    #[error("{path} exists and is not a socket")]
+    NotASocket {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The system refused a step.
+    #[error("cannot {action} {path}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The path it was tried on.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A bound socket. Dropping it removes the file, if the file is still this socket's.
+#[derive(Debug)]
+pub struct BoundSocket {
+    /// Accepts connections; not blocking.
+    pub listener: UnixListener,
+    /// The file's group.
+    pub gid: u32,
+    path: PathBuf,
+    identity: (u64, u64),
+    // Held as long as the socket: of two daemons that start at once, one sees the other.
+    _lock: rustix::fd::OwnedFd,
+}
+
+impl BoundSocket {
+    /// Binds the socket with its mode and group.
+    ///
+    /// It is bound under another name, narrowed or widened to its mode, and only then renamed into place, so that nobody
+    /// can connect before the mode stands.
+    ///
+    /// # Errors
+    /// [`Error`]; a live socket is left alone.
+    pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<Self, Error> {
+        let system = |action: &'static str, at: &Path| {
+            let path = at.to_owned();
+            move |source: io::Error| Error::System { action, path, source }
+        };
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !directory.exists() {
+            std::fs::create_dir_all(directory).map_err(system("create", directory))?;
+            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o750)).map_err(system("set the mode of", directory))?;
+            if let Some(gid) = gid {
+                std::os::unix::fs::chown(directory, None, Some(gid)).map_err(system("set the group of", directory))?;
+            }
+        }
+        let lock_path = sibling(path, ".lock");
+        let lock = open(&lock_path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
+            .map_err(io::Error::from)
+            .map_err(system("open", &lock_path))?;
+        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            let error = io::Error::from(error);
+            return Err(match error.kind() {
+                io::ErrorKind::WouldBlock => Error::InUse { path: path.to_owned() },
+                _ => system("lock", &lock_path)(error),
+            });
+        }
+        refuse_to_replace(path)?;
+        let fresh = sibling(path, &format!(".{}", std::process::id()));
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &fresh)(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&fresh).map_err(system("bind", &fresh))?;
+        let placed = (|| {
+            if let Some(gid) = gid {
+                std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(system("set the group of", &fresh))?;
+            }
+            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(system("set the mode of", &fresh))?;
+            rustix::net::listen(&listener, BACKLOG).map_err(io::Error::from).map_err(system("listen on", &fresh))?;
+            listener.set_nonblocking(true).map_err(system("prepare", &fresh))?;
+            let metadata = std::fs::symlink_metadata(&fresh).map_err(system("inspect", &fresh))?;
+            std::fs::rename(&fresh, path).map_err(system("put in place", path))?;
+            Ok(metadata)
+        })();
+        let metadata = placed.inspect_err(|_| {
+            let _ = std::fs::remove_file(&fresh);
+        })?;
+        Ok(Self { listener, gid: metadata.gid(), path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock })
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Refuses anything that is no socket, and a socket that still answers.
+fn refuse_to_replace(path: &Path) -> Result<(), Error> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::System { action: "inspect", path: path.to_owned(), source }),
+        Ok(metadata) => metadata,
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(Error::NotASocket { path: path.to_owned() });
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // Gone between the two looks.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(Error::InUse { path: path.to_owned() }),
+        Err(source) => Err(Error::System { action: "ask who owns", path: path.to_owned(), source }),
+    }
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_has_its_mode_and_goes_with_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let bound = BoundSocket::bind(&path, 0o660, None).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_is_never_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let _bound = BoundSocket::bind(&path, 0o600, None).unwrap();
+        assert!(matches!(BoundSocket::bind(&path, 0o600, None), Err(Error::InUse { .. })));
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_live_socket_of_another_program_is_never_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(matches!(BoundSocket::bind(&path, 0o600, None), Err(Error::InUse { .. })));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let _bound = BoundSocket::bind(&path, 0o600, None).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(BoundSocket::bind(&path, 0o600, None), Err(Error::NotASocket { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_successors_socket_survives_the_end_of_its_predecessor() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let bound = BoundSocket::bind(&path, 0o600, None).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _successor = UnixListener::bind(&path).unwrap();
+        drop(bound);
+        assert!(path.exists());
+    }
+}

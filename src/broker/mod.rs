@@ -1,0 +1,468 @@
+//! The flow in one function: [`Broker::get`] takes a request of git's through the five stages to an answer.
+//!
+//! The stages do not know each other; this is where they meet.
+
+mod secrets;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::git::{CredentialRequest, Operation};
+use crate::integration::location::Location;
+use crate::integration::registry::{IntegrationRegistry, Lookup};
+use crate::integration::sync::{SyncHandle, SyncState};
+use crate::integration::{ScmId, ScmIntegration};
+use crate::key::KeyRing;
+use crate::oauth::{
+    self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient, TokenState,
+    TokenStatus,
+};
+use crate::status;
+
+use secrets::SecretLedger;
+
+/// How long a request waits for the first list after the daemon's start.
+const FIRST_LIST_WAIT: Duration = Duration::from_secs(3);
+
+/// What is subtracted from a token's end for git, so that it does not expire on the way to the host.
+const EXPIRY_SKEW: Duration = Duration::from_secs(30);
+
+/// Who asks, by what the kernel said of the connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Process id, for the log only.
+    pub pid: Option<i32>,
+}
+
+/// What to answer git.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A credential.
+    Credential {
+        /// The user name that the host wants with the token.
+        username: String,
+        /// The password.
+        token: Arc<CachedToken>,
+        /// When git should stop using it, Unix seconds.
+        password_expiry_utc: Option<u64>,
+    },
+    /// The host is ours, but there is nothing to give: one line for the user.
+    Refusal {
+        /// What is wrong and what to run.
+        message: String,
+        /// Whether git should stop instead of asking the user for a password.
+        quit: bool,
+    },
+    /// Nothing to say: not our host, or an operation that needs no answer.
+    Silence,
+}
+
+/// Which token: an integration with everything that the token depends on, so that a change of any part is another token.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TokenKey {
+    integration_id: String,
+    binding: [u8; 32],
+}
+
+impl TokenKey {
+    fn of(integration: &ScmIntegration) -> Self {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(integration.scm_id.as_str().as_bytes());
+        part(integration.host.as_bytes());
+        if let Some(oauth) = &integration.oauth {
+            part(oauth.client_id.as_bytes());
+            part(oauth.issuer_url.as_deref().unwrap_or_default().as_bytes());
+            part(oauth.encrypted_client_secret.as_bytes());
+        }
+        Self { integration_id: integration.id.clone(), binding: hash.finalize().into() }
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenKey({})", self.integration_id)
+    }
+}
+
+/// Why a token could not be minted. Names the integration or the issuer's host, never a value.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The issuer gave none.
+    #[error(transparent)]
+    OAuth(#[from] oauth::Error),
+    /// No loaded runner key opens the secret.
+    #[error("no runner key opens the client secret of integration {integration_id}")]
+    Undecryptable {
+        /// UUID of the integration.
+        integration_id: String,
+    },
+}
+
+impl Classified for Error {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::OAuth(error) => error.class(),
+            Self::Undecryptable { .. } => ErrorClass::Operator,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OAuth(error) => error.retry_after(),
+            Self::Undecryptable { .. } => None,
+        }
+    }
+}
+
+/// What a broker is made of.
+pub struct Parts {
+    /// Lets `http://` loopback hosts be answered.
+    pub allow_insecure_loopback: bool,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Stage 3.
+    pub keys: KeyRing,
+    /// The operator's word on single hosts.
+    pub providers: Vec<ProviderOverride>,
+    /// Stages 1 and 2: the current list, and how fresh it is.
+    pub sync: SyncHandle,
+    /// Stage 4.
+    pub tokens: TokenClient,
+}
+
+/// Answers git.
+pub struct Broker {
+    allow_insecure_loopback: bool,
+    keys: Arc<KeyRing>,
+    providers: Vec<ProviderOverride>,
+    sync: SyncHandle,
+    tokens: Arc<TokenClient>,
+    cache: TokenCache<TokenKey, Error>,
+    secrets: Arc<SecretLedger>,
+}
+
+impl Broker {
+    /// Puts the stages together; nothing is asked yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { allow_insecure_loopback, clock, keys, providers, sync, tokens } = parts;
+        let keys = Arc::new(keys);
+        Self {
+            allow_insecure_loopback,
+            cache: TokenCache::new(clock),
+            secrets: Arc::new(SecretLedger::new(Arc::clone(&keys))),
+            keys,
+            providers,
+            sync,
+            tokens: Arc::new(tokens),
+        }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, operation: Operation, request: &CredentialRequest, caller: Caller) -> Outcome {
+        match operation {
+            Operation::Erase => self.erase(request, caller),
+            Operation::Get => self.get(request, caller).await,
+            // A service token is the daemon's own; that it worked changes nothing.
+            Operation::Store => Outcome::Silence,
+        }
+    }
+
+    /// Answers `get`: the whole flow.
+    async fn get(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
+        // 1, 2: the list is here already; which of its integrations is asked for?
+        let Ok(location) = self.location(request, request.username.as_deref()) else { return Outcome::Silence };
+        let Some(registry) = self.first_registry().await else {
+            return Outcome::Refusal { message: self.no_list_message(), quit: false };
+        };
+        let integration = match registry.for_host(&location) {
+            Lookup::Match(integration) => integration,
+            Lookup::None => return Outcome::Silence,
+            Lookup::Ambiguous(candidates) => {
+                warn!(uid = caller.uid, pid = caller.pid, host = %location, candidates = candidates.len(), "ambiguous host");
+                return Outcome::Refusal {
+                    message: format!(
+                        "several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants"
+                    ),
+                    quit: true,
+                };
+            }
+        };
+        let plan = match self.plan(&integration) {
+            Plan::Service(plan) => plan,
+            // git asks the user for the personal access token, where one is allowed.
+            Plan::None { .. } | Plan::Pat | Plan::User { .. } if integration.pat => return Outcome::Silence,
+            Plan::Pat => return Outcome::Silence,
+            Plan::User { reason } => return refusal(&integration, reason),
+            Plan::None { reason } => return refusal(&integration, &reason),
+        };
+        if !username_fits(request, &integration, &plan) {
+            return Outcome::Silence;
+        }
+        // 3, 4: a token, from the cache or for the secret.
+        let key = TokenKey::of(&integration);
+        match self.cache.get_or_mint(&key, self.mint(&integration, &plan)).await {
+            // The list changed meanwhile, and the token came through what is gone.
+            Ok(_) if !self.is_current(&key) => {
+                self.cache.purge(|other| *other == key);
+                Outcome::Silence
+            }
+            // 5: the answer.
+            Ok(token) => {
+                info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, "answered");
+                Outcome::Credential {
+                    username: plan.username.clone(),
+                    password_expiry_utc: token.expires_at.map(|end| unix_seconds(end).saturating_sub(EXPIRY_SKEW.as_secs())),
+                    token,
+                }
+            }
+            Err(error) => {
+                warn!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
+                Outcome::Refusal { message: format!("no token for {location}: {error}; run: scm-agent status"), quit: !integration.pat }
+            }
+        }
+    }
+
+    /// Forgets a token that a host refused, if it is the one held.
+    fn erase(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
+        let Some(password) = &request.password else { return Outcome::Silence };
+        // The user name is the one that was answered, not the one of the URL, so it says nothing of the place. Whatever the
+        // place leaves open, the token itself settles.
+        let Ok(location) = self.location(request, None) else { return Outcome::Silence };
+        let candidates = match self.sync.registry().for_host(&location) {
+            Lookup::Ambiguous(candidates) => candidates,
+            Lookup::Match(integration) => vec![integration],
+            Lookup::None => Vec::new(),
+        };
+        for integration in candidates {
+            let erased = self.cache.erase(&TokenKey::of(&integration), password.expose_secret());
+            info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
+        }
+        Outcome::Silence
+    }
+
+    /// The work of stages 3 and 4 for one integration, to be done at most once at a time.
+    fn mint(
+        &self,
+        integration: &Arc<ScmIntegration>,
+        plan: &ServicePlan,
+    ) -> impl FnOnce() -> BoxFuture<'static, Result<IssuedToken, Error>> + Send + 'static {
+        let (integration, plan) = (Arc::clone(integration), plan.clone());
+        let (tokens, secrets) = (Arc::clone(&self.tokens), Arc::clone(&self.secrets));
+        move || {
+            Box::pin(async move {
+                let undecryptable = || Error::Undecryptable { integration_id: integration.id.clone() };
+                let app = integration.oauth.as_ref().ok_or_else(undecryptable)?;
+                let endpoint = tokens.endpoint(&plan).await?;
+                // The secret is open from here to the end of the next call, which wipes it once the request is written.
+                let client_secret = secrets.open(&app.encrypted_client_secret).await.ok_or_else(undecryptable)?;
+                Ok(tokens.client_credentials(&endpoint, &app.client_id, client_secret, &plan).await?)
+            })
+        }
+    }
+
+    /// Follows the list: drops what came through integrations that changed, and finds out which secrets open.
+    pub async fn follow_list(&self) {
+        let mut updates = self.sync.subscribe();
+        let mut acted_on: Option<Arc<IntegrationRegistry>> = None;
+        loop {
+            let current = Arc::clone(&updates.borrow_and_update().registry);
+            // The same list again costs nothing.
+            if !acted_on.as_ref().is_some_and(|acted_on| Arc::ptr_eq(acted_on, &current)) {
+                let apps = || current.integrations().iter().filter(|integration| integration.oauth.is_some());
+                let kept: HashSet<TokenKey> = apps().map(|integration| TokenKey::of(integration)).collect();
+                let dropped = self.cache.purge(|key| !kept.contains(key));
+                if dropped > 0 {
+                    info!(tokens = dropped, "dropped the tokens of integrations that changed or are gone");
+                }
+                let ciphertexts =
+                    apps().filter_map(|integration| integration.oauth.as_ref()).map(|app| app.encrypted_client_secret.clone()).collect();
+                self.secrets.check_all(ciphertexts).await;
+                acted_on = Some(current);
+            }
+            if updates.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Has the list fetched now; how that went.
+    pub async fn sync_now(&self) -> status::Sync {
+        describe_sync(self.sync.sync_now().await.state)
+    }
+
+    /// Fills in everything of the status that the broker knows.
+    #[must_use]
+    pub fn status(&self) -> Report {
+        let (registry, state) = (self.sync.registry(), self.sync.state());
+        let mut degraded = Vec::new();
+        if let Some(error) = &state.last_error {
+            degraded.push(format!("the list of integrations is not current: {error}"));
+        }
+        let held = self.cache.states();
+        let mut integrations = Vec::new();
+        for rejected in registry.rejected() {
+            let name = rejected.id.clone().unwrap_or_else(|| format!("number {}", rejected.position));
+            degraded.push(format!("integration {name} is not usable: {}", rejected.reason));
+        }
+        for integration in registry.integrations() {
+            let entry = self.describe(integration, &held);
+            if entry.secret == status::Secret::Undecryptable {
+                degraded.push(format!("no runner key opens the client secret of integration {} ({})", entry.id, entry.host));
+            }
+            for token in &entry.tokens {
+                if let Some(error) = &token.last_error {
+                    degraded.push(format!("integration {} ({}): {error}", entry.id, entry.host));
+                }
+            }
+            integrations.push(entry);
+        }
+        Report {
+            key: self
+                .keys
+                .descriptions()
+                .into_iter()
+                .map(|key| status::Key { algorithm: key.algorithm, fingerprint: key.fingerprint })
+                .collect(),
+            sync: describe_sync(state),
+            integrations,
+            degraded,
+        }
+    }
+
+    fn describe(&self, integration: &ScmIntegration, held: &[(TokenKey, TokenStatus<Error>)]) -> status::Integration {
+        let plan = self.plan(integration);
+        let note = match &plan {
+            Plan::None { reason } => Some(reason.clone()),
+            Plan::Pat | Plan::Service(_) => None,
+            Plan::User { reason } => Some((*reason).to_owned()),
+        };
+        let key = TokenKey::of(integration);
+        status::Integration {
+            id: integration.id.clone(),
+            scm_id: integration.scm_id.to_string(),
+            host: integration.host.clone(),
+            virtual_directory: integration.virtual_directory.clone(),
+            client_id: integration.oauth.as_ref().map(|app| app.client_id.clone()),
+            issuer: integration.oauth.as_ref().and_then(|app| app.issuer_url.clone()),
+            oauth: integration.oauth.is_some(),
+            pat: integration.pat,
+            secret: match &integration.oauth {
+                None => status::Secret::Missing,
+                Some(app) => self.secrets.state(&app.encrypted_client_secret),
+            },
+            grant: plan.kind().to_owned(),
+            note,
+            tokens: held
+                .iter()
+                .filter(|(held, _)| *held == key)
+                .map(|(_, token)| status::Token {
+                    subject: "service".to_owned(),
+                    expires_at: token.expires_at.map(unix_seconds),
+                    state: match token.state {
+                        TokenState::Failing => status::TokenState::Failing,
+                        TokenState::Refreshing => status::TokenState::Refreshing,
+                        TokenState::Valid => status::TokenState::Valid,
+                    },
+                    last_error: token.last_error.as_ref().map(ToString::to_string),
+                })
+                .collect(),
+        }
+    }
+
+    fn plan(&self, integration: &ScmIntegration) -> Plan {
+        oauth::plan(
+            integration.scm_id.as_str(),
+            &integration.host,
+            integration.oauth.as_ref().and_then(|app| app.issuer_url.as_deref()),
+            integration.pat,
+            integration.oauth.is_some(),
+            &self.providers,
+        )
+    }
+
+    fn location(&self, request: &CredentialRequest, username: Option<&str>) -> Result<Location, crate::integration::location::NotServed> {
+        Location::from_git(
+            request.protocol.as_bytes(),
+            request.host.as_bytes(),
+            request.path.as_deref().map(str::as_bytes),
+            username.map(str::as_bytes),
+            self.allow_insecure_loopback,
+        )
+    }
+
+    /// Whether the current list still has what a token came through.
+    fn is_current(&self, key: &TokenKey) -> bool {
+        let registry = self.sync.registry();
+        registry.get(&key.integration_id).is_some_and(|integration| integration.oauth.is_some() && TokenKey::of(integration) == *key)
+    }
+
+    /// The current list, after a short wait for the first one.
+    async fn first_registry(&self) -> Option<Arc<IntegrationRegistry>> {
+        tokio::time::timeout(FIRST_LIST_WAIT, self.sync.first_list()).await.ok()?
+    }
+
+    fn no_list_message(&self) -> String {
+        match &self.sync.state().last_error {
+            Some(error) => format!("no integrations yet: {error}; run: scm-agent status"),
+            None => "no integrations yet; run: scm-agent status".to_owned(),
+        }
+    }
+}
+
+/// The broker's part of the status.
+#[derive(Debug)]
+pub struct Report {
+    /// The loaded keys.
+    pub key: Vec<status::Key>,
+    /// How fresh the list is.
+    pub sync: status::Sync,
+    /// The integrations.
+    pub integrations: Vec<status::Integration>,
+    /// What does not work as it should.
+    pub degraded: Vec<String>,
+}
+
+fn describe_sync(state: SyncState) -> status::Sync {
+    let SyncState { consecutive_failures, last_attempt, last_error, last_success, source, watching } = state;
+    status::Sync {
+        source,
+        last_success: last_success.map(unix_seconds),
+        last_attempt: last_attempt.map(unix_seconds),
+        last_error,
+        consecutive_failures,
+        watching,
+    }
+}
+
+fn refusal(integration: &ScmIntegration, reason: &str) -> Outcome {
+    Outcome::Refusal { message: format!("no token for {}: {reason}", integration.host), quit: true }
+}
+
+/// Whether the user name in the URL leaves the service identity possible.
+///
+/// Bitbucket's clone URLs carry the visitor's name and Azure DevOps' the organisation, both without meaning for the token.
+/// Elsewhere a name asks for that account, and nobody is to be someone else by accident.
+fn username_fits(request: &CredentialRequest, integration: &ScmIntegration, plan: &ServicePlan) -> bool {
+    match (&request.username, &integration.scm_id) {
+        (None, _) | (Some(_), ScmId::AzureDevOpsEntra | ScmId::Bitbucket) => true,
+        (Some(name), _) => *name == plan.username,
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,154 @@
+//! `scm-agent run`: the daemon, in the foreground, from the configuration to the last connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::{Io, log};
+use crate::agent::limits::Limits;
+use crate::agent::socket::BoundSocket;
+use crate::agent::{self, Agent, Ending};
+use crate::api::{self, ControlPlane, IntegrationFile, TokenSource};
+use crate::broker::{Broker, Parts};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Source, TokenOrigin};
+use crate::error::{Error, Kind};
+use crate::integration::source::IntegrationSource;
+use crate::integration::sync::{self, RandomJitter, SyncHandle};
+use crate::key::KeyRing;
+use crate::oauth::TokenClient;
+use crate::secret::{BearerToken, trimmed};
+use crate::{harden, http, status};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Accept the public development keys of the source tree, whose private halves everybody has
+    #[arg(long)]
+    allow_development_key: bool,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something is wrong with the configuration, the keys or the socket. A control plane that is down is waited for.
+pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
+    log::start(&config.log);
+    let memory = match harden::lock_memory() {
+        Ok(()) => status::Memory { locked: true, reason: None },
+        Err(reason) => {
+            warn!(reason, "memory is not kept out of swap");
+            status::Memory { locked: false, reason: Some(reason) }
+        }
+    };
+    config.require_secrets()?;
+    let keys = KeyRing::load(&config.key_config(args.allow_development_key))?;
+    let source = integration_source(config)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
+    let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
+    let socket = BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?;
+    for key in keys.descriptions() {
+        info!(algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ending = runtime.block_on(async {
+        let sync_config = sync::Config { poll_interval: config.control_plane.poll_interval, ..sync::Config::default() };
+        let broker = Arc::new(Broker::new(Parts {
+            allow_insecure_loopback: config.agent.allow_insecure_loopback,
+            clock: Arc::clone(&clock),
+            keys,
+            providers: config.provider_overrides(),
+            sync: SyncHandle::start(source, sync_config, Arc::clone(&clock), Arc::new(RandomJitter)),
+            tokens: TokenClient::new(issuers, clock),
+        }));
+        serve(config, socket, broker, memory).await
+    })?;
+    // What still runs holds nothing that must be finished: a token that was on its way is asked for again.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    if ending == Ending::CutOff {
+        let _ = writeln!(io.stderr, "connections were cut off after the grace period");
+    }
+    Ok(())
+}
+
+async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory: status::Memory) -> Result<Ending, Error> {
+    let agent = Arc::new(Agent::new(
+        Arc::clone(&broker),
+        agent::Config {
+            limits: Limits {
+                max_connections: config.agent.max_connections,
+                max_connections_per_user: config.agent.max_connections_per_user,
+            },
+            read_timeout: config.agent.read_timeout,
+            request_timeout: config.agent.request_timeout,
+            shutdown_grace_period: config.agent.shutdown_grace_period,
+        },
+        memory,
+    ));
+    let following = Arc::clone(&broker);
+    let follower = tokio::spawn(async move { following.follow_list().await });
+    let mut hangup = signal(SignalKind::hangup())?;
+    let refetch = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            broker.sync_now().await;
+        }
+    });
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
+    let ending = agent::run(socket, agent, async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+    })
+    .await?;
+    follower.abort();
+    refetch.abort();
+    Ok(ending)
+}
+
+fn integration_source(config: &Config) -> Result<Arc<dyn IntegrationSource>, Error> {
+    match &config.control_plane.source {
+        Source::File(path) => Ok(Arc::new(IntegrationFile::new(path))),
+        Source::Url(url) => {
+            let token = match &config.control_plane.token {
+                TokenOrigin::File(path) => TokenSource::File(path.clone()),
+                TokenOrigin::Environment(name) => TokenSource::Environment { name, token: environment_token(name)? },
+                TokenOrigin::None => return Err(Error::new(Kind::Config, "there is no token for the control plane")),
+            };
+            Ok(Arc::new(ControlPlane::new(api::Config {
+                base_url: url.clone(),
+                runner_id: config.control_plane.runner_id.clone().unwrap_or_default(),
+                token,
+                http: config.http_config(true),
+            })?))
+        }
+    }
+}
+
+/// Takes the control plane's token out of the environment variable of that name.
+fn environment_token(name: &'static str) -> Result<BearerToken, Error> {
+    let value = std::env::var_os(name).unwrap_or_default();
+    let bytes = zeroize::Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(value));
+    BearerToken::parse(trimmed(bytes)).map_err(|error| Error::new(Kind::Config, format!("{name} {error}")))
+}
+
+/// The number of a group that is given by name or number.
+fn group_id(group: &str) -> Result<u32, Error> {
+    if let Ok(gid) = group.parse() {
+        return Ok(gid);
+    }
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(Error::new(Kind::Config, format!("agent.socket_group: there is no group {group}"))
+            .hint(format!("create it: groupadd --system {group}"))),
+    }
+}
+
+fn http_setup(error: http::BuildError) -> Error {
+    Error::new(Kind::Config, "cannot set up the HTTP client").because(error)
+}

@@ -1,0 +1,59 @@
+//! The configuration as each stage takes it: no stage reads this module's types.
+
+use super::{Config, Grant, OaepHash, TokenEndpointAuth};
+use crate::oauth::{ClientAuthentication, GrantKind, ProviderOverride};
+use crate::{http, key};
+
+impl Config {
+    /// For stage 3.
+    #[must_use]
+    pub fn key_config(&self, allow_development_key: bool) -> key::Config {
+        key::Config {
+            allow_development_key,
+            files: self.key.files.clone(),
+            passphrase_file: self.key.passphrase_file.clone(),
+            oaep_hash: match self.key.oaep_hash {
+                OaepHash::Sha1 => key::OaepHash::Sha1,
+                OaepHash::Sha256 => key::OaepHash::Sha256,
+                OaepHash::Sha384 => key::OaepHash::Sha384,
+                OaepHash::Sha512 => key::OaepHash::Sha512,
+            },
+        }
+    }
+
+    /// For the HTTP clients of stages 1 and 4. URLs are trusted where the operator wrote them.
+    #[must_use]
+    pub fn http_config(&self, trusted_urls: bool) -> http::Config {
+        http::Config {
+            allow_insecure_loopback: self.agent.allow_insecure_loopback,
+            ca_file: self.control_plane.ca_file.clone(),
+            connect_timeout: self.control_plane.connect_timeout,
+            proxy: self.control_plane.proxy.as_ref().map(|proxy| proxy.expose_secret().clone()),
+            timeout: self.control_plane.timeout,
+            trusted_urls,
+        }
+    }
+
+    /// For stage 4.
+    #[must_use]
+    pub fn provider_overrides(&self) -> Vec<ProviderOverride> {
+        self.providers
+            .iter()
+            .map(|provider| ProviderOverride {
+                host: provider.host.clone(),
+                issuer: provider.issuer.clone(),
+                token_url: provider.token_url.clone(),
+                scopes: provider.scopes.clone(),
+                username: provider.username.clone(),
+                token_endpoint_auth: provider.token_endpoint_auth.map(|method| match method {
+                    TokenEndpointAuth::ClientSecretBasic => ClientAuthentication::Basic,
+                    TokenEndpointAuth::ClientSecretPost => ClientAuthentication::Post,
+                }),
+                grant: provider.grant.map(|grant| match grant {
+                    Grant::Service => GrantKind::Service,
+                    Grant::User => GrantKind::User,
+                }),
+            })
+            .collect()
+    }
+}

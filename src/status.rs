@@ -1,0 +1,142 @@
+//! What `scm-agent status --json` says: the daemon fills it, the command line prints it. Never a secret, and it only grows.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Whole seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// The runner's private keys.
+    pub key: Vec<Key>,
+    /// Where the integrations come from and how fresh they are.
+    pub sync: Sync,
+    /// The runner's integrations.
+    pub integrations: Vec<Integration>,
+    /// Where grants rest.
+    pub store: Store,
+    /// How the process's memory is guarded.
+    pub memory: Memory,
+    /// Connections open now, this one included.
+    pub connections: usize,
+    /// What does not work as it should, a sentence each; empty when all is well.
+    pub degraded: Vec<String>,
+}
+
+/// A loaded runner key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    /// Algorithm and size, as `key show` prints them.
+    pub algorithm: String,
+    /// Fingerprint of the public half.
+    pub fingerprint: String,
+}
+
+/// The state of the list of integrations. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sync {
+    /// The control plane's host, or the file.
+    pub source: String,
+    /// When a whole list last arrived.
+    pub last_success: Option<u64>,
+    /// When one was last asked for.
+    pub last_attempt: Option<u64>,
+    /// Why the last attempt failed; `null` when it did not.
+    pub last_error: Option<String>,
+    /// Failed attempts since the last success.
+    pub consecutive_failures: u32,
+    /// Whether changes are pushed rather than polled for.
+    pub watching: bool,
+}
+
+/// An integration and what it can answer with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Integration {
+    /// UUID.
+    pub id: String,
+    /// Which SCM.
+    pub scm_id: String,
+    /// As registered.
+    pub host: String,
+    /// As registered; empty except for Azure DevOps Server.
+    pub virtual_directory: String,
+    /// The OAuth app's client id; `null` without an OAuth app.
+    pub client_id: Option<String>,
+    /// The OAuth issuer where it is not the SCM host.
+    pub issuer: Option<String>,
+    /// Whether an OAuth app is configured.
+    pub oauth: bool,
+    /// Whether users may bring a personal access token.
+    pub pat: bool,
+    /// State of the app's sealed secret.
+    pub secret: Secret,
+    /// How a token comes about: `service`, `user`, `pat` or `none`.
+    pub grant: String,
+    /// Why there is no token to be had, where there is none.
+    pub note: Option<String>,
+    /// The tokens held now.
+    pub tokens: Vec<Token>,
+}
+
+/// State of a sealed client secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Secret {
+    /// There is none.
+    Missing,
+    /// A loaded key opens it.
+    Ok,
+    /// Held back until an operator trusts it.
+    Quarantined,
+    /// No loaded key opens it.
+    Undecryptable,
+}
+
+/// A token held in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Whose it is: `service`, or a user.
+    pub subject: String,
+    /// Unix seconds; `null` where the host named no lifetime.
+    pub expires_at: Option<u64>,
+    /// Whether it can be served.
+    pub state: TokenState,
+    /// Why it could not be had or renewed.
+    pub last_error: Option<String>,
+}
+
+/// Whether a token can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenState {
+    /// The last attempt to get one failed.
+    Failing,
+    /// A user has to sign in.
+    NeedsLogin,
+    /// A new one is on its way.
+    Refreshing,
+    /// It can be served.
+    Valid,
+}
+
+/// Where grants rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Store {
+    /// `memory`.
+    pub kind: String,
+    /// Whether it works.
+    pub healthy: bool,
+}
+
+/// How the process's memory is guarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Whether it is kept out of swap.
+    pub locked: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
