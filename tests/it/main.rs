@@ -1,7 +1,7 @@
 //! The integration tests: one module per part of `src`, against in-process fakes on loopback.
+#![allow(unreachable_pub, reason = "the support modules are also the quickstart's")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-mod agent;
 mod api;
 mod config;
 mod flow;
@@ -9,6 +9,14 @@ mod git;
 mod helper;
 mod integration;
 mod key;
-mod leaks;
 mod oauth;
+mod root;
 mod support;
+
+/// The programs under test.
+fn binaries() -> support::world::Binaries {
+    support::world::Binaries {
+        agent: env!("CARGO_BIN_EXE_scm-agent").into(),
+        helper: env!("CARGO_BIN_EXE_git-credential-scm-agent").into(),
+    }
+}

@@ -1,5 +1,9 @@
 //! What the tests and the quickstart share: in-process fakes on loopback ports.
 
 pub mod control_plane;
+pub mod daemon;
+pub mod git_host;
 pub mod http;
 pub mod issuer;
+pub mod memory;
+pub mod world;

@@ -1,0 +1,4 @@
+//! Tests that only root can run: they become another user, or read another process's memory. `tests/run` asks for them.
+
+mod memory;
+mod peers;

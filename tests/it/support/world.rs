@@ -1,0 +1,135 @@
+//! A runner host in a temporary directory: a key, a saved list of integrations, a configuration, and the real binaries.
+
+use std::path::{Path, PathBuf};
+use std::process::Command as StdCommand;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use super::daemon::{Daemon, git_with_helper, run};
+
+/// The runner that everything belongs to.
+pub const RUNNER_ID: &str = "0196f3a4-7d5c-7b51-9d2f-3f6f8a1c0e11";
+
+/// Where the two programs are.
+#[derive(Clone)]
+pub struct Binaries {
+    pub agent: PathBuf,
+    pub helper: PathBuf,
+}
+
+/// The host.
+pub struct World {
+    pub binaries: Binaries,
+    directory: TempDir,
+}
+
+impl World {
+    /// Makes the host with a new RSA key.
+    pub fn new(binaries: Binaries) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let world = Self { binaries, directory };
+        let made = world.agent(&["keygen", "--algorithm", "rsa-2048", "--out"]).arg(world.path("runner.pem")).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        world
+    }
+
+    /// A path below the host's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The host's directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The socket that the configurations name.
+    pub fn socket(&self) -> PathBuf {
+        self.path("agent.sock")
+    }
+
+    /// `scm-agent` with arguments, away from the machine's own configuration.
+    pub fn agent(&self, arguments: &[&str]) -> StdCommand {
+        let mut command = StdCommand::new(&self.binaries.agent);
+        command.args(arguments).env_remove("SCM_AGENT_CONFIG").env_remove("ONA_API_KEY").env_remove("GITPOD_API_KEY");
+        command
+    }
+
+    /// Encrypts a client secret for the host's key, as the control plane stores it.
+    pub fn seal(&self, secret: &str) -> String {
+        use std::io::Write;
+        let mut child = self
+            .agent(&["seal", "--key"])
+            .arg(self.path("runner.pem"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(secret.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// An integration with an OAuth app, as the control plane lists it.
+    pub fn integration(&self, number: u16, host: &str, client_id: &str, sealed: &str) -> Value {
+        json!({
+            "id": format!("0196f3a4-0000-7000-8000-{number:012}"),
+            "scmId": "custom",
+            "host": host,
+            "runnerId": RUNNER_ID,
+            "oauth": { "clientId": client_id, "encryptedClientSecret": sealed },
+        })
+    }
+
+    /// Writes the saved list that [`World::config`] names.
+    pub fn write_list(&self, integrations: &[Value]) {
+        let list = json!({ "pagination": {}, "integrations": integrations });
+        std::fs::write(self.path("new.json"), list.to_string()).unwrap();
+        std::fs::rename(self.path("new.json"), self.path("integrations.json")).unwrap();
+    }
+
+    /// Writes a configuration that takes the integrations from the saved list; `more` is appended.
+    pub fn config(&self, more: &str) -> PathBuf {
+        self.config_with("file = \"integrations.json\"\npoll_interval = \"1s\"", more)
+    }
+
+    /// Writes a configuration with the given lines in `[control_plane]`; `more` is appended.
+    pub fn config_with(&self, control_plane: &str, more: &str) -> PathBuf {
+        let path = self.path("config.toml");
+        let text = format!(
+            "[control_plane]\n{control_plane}\n\n[key]\nfiles = [\"runner.pem\"]\n\n[log]\nlevel = \"trace\"\n\n\
+             [agent]\nsocket = \"agent.sock\"\nallow_insecure_loopback = true\n\n{more}\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The daemon's program, not started.
+    pub fn daemon_command(&self) -> Command {
+        let mut command = Command::from(self.agent(&[]));
+        command.current_dir(self.directory());
+        command
+    }
+
+    /// Starts the daemon with the configuration of that path.
+    pub async fn start(&self, config: &Path) -> Daemon {
+        Daemon::start(self.daemon_command(), config, &self.socket()).await
+    }
+
+    /// What `git credential fill` prints for a host, and whether it succeeded.
+    pub async fn fill(&self, daemon: &Daemon, protocol: &str, host: &str) -> (bool, String, String) {
+        let mut command = git_with_helper(self.directory(), &self.binaries.helper, daemon.socket());
+        command.args(["credential", "fill"]);
+        let output = run(command, &format!("protocol={protocol}\nhost={host}\n\n")).await;
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+}
