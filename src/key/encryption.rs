@@ -67,3 +67,56 @@ fn check_cost(kdf: &Kdf<'_>) -> Result<(), Problem> {
         _ => Err(Problem::EncryptionUnsupported),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pkcs8::pkcs5::pbes2::Pbkdf2Params;
+
+    fn scrypt(cost_parameter: u64, block_size: u16, parallelization: u16) -> Kdf<'static> {
+        ScryptParams { salt: b"salt", cost_parameter, block_size, parallelization, key_length: None }.into()
+    }
+
+    fn pbkdf2(iteration_count: u32, prf: Pbkdf2Prf) -> Kdf<'static> {
+        Pbkdf2Params { salt: b"salt", iteration_count, key_length: None, prf }.into()
+    }
+
+    #[test]
+    fn what_is_written_by_this_and_by_openssl_is_within_the_bounds() {
+        assert_eq!(check_cost(&scrypt(SCRYPT_N, SCRYPT_R, SCRYPT_P)), Ok(()));
+        assert_eq!(check_cost(&scrypt(1 << 14, 8, 1)), Ok(()), "openssl -scrypt");
+        assert_eq!(check_cost(&scrypt(1 << 17, 8, 1)), Ok(()), "the most that is recommended");
+        assert_eq!(check_cost(&pbkdf2(2048, Pbkdf2Prf::HmacWithSha256)), Ok(()), "openssl's default");
+        assert_eq!(check_cost(&pbkdf2(MAX_PBKDF2_ROUNDS, Pbkdf2Prf::HmacWithSha512)), Ok(()));
+    }
+
+    #[test]
+    fn a_file_cannot_ask_for_all_memory_or_all_time() {
+        let costly = Err(Problem::DerivationTooCostly);
+        assert_eq!(check_cost(&scrypt(1 << 18, 8, 1)), costly, "256 MiB");
+        assert_eq!(check_cost(&scrypt(1 << 63, u16::MAX, u16::MAX)), costly);
+        assert_eq!(check_cost(&scrypt(1 << 14, 8, 17)), costly, "little memory, many times over");
+        assert_eq!(check_cost(&scrypt(2, u16::MAX, 1)), Ok(()));
+        assert_eq!(check_cost(&pbkdf2(MAX_PBKDF2_ROUNDS + 1, Pbkdf2Prf::HmacWithSha256)), costly);
+        assert_eq!(check_cost(&pbkdf2(u32::MAX, Pbkdf2Prf::HmacWithSha384)), costly);
+    }
+
+    #[test]
+    fn parameters_that_make_no_sense_are_refused_before_the_library_sees_them() {
+        let refused = Err(Problem::EncryptionUnsupported);
+        for (n, r, p) in [(0, 8, 1), (1, 8, 1), (3, 8, 1), ((1 << 14) + 1, 8, 1), (1 << 14, 0, 1), (1 << 14, 8, 0)] {
+            assert_eq!(check_cost(&scrypt(n, r, p)), refused, "{n} {r} {p}");
+        }
+        assert_eq!(check_cost(&pbkdf2(0, Pbkdf2Prf::HmacWithSha256)), refused);
+        assert_eq!(check_cost(&pbkdf2(2048, Pbkdf2Prf::HmacWithSha1)), refused);
+    }
+
+    #[test]
+    fn a_whole_file_with_a_cost_of_zero_is_refused_and_does_not_panic() {
+        let scrypt = ScryptParams { salt: b"salt", cost_parameter: 0, block_size: 8, parallelization: 1, key_length: None };
+        let parameters = pbes2::Parameters { kdf: scrypt.into(), encryption: pbes2::EncryptionScheme::Aes256Cbc { iv: &[0; 16] } };
+        let info = EncryptedPrivateKeyInfo { encryption_algorithm: parameters.into(), encrypted_data: &[0; 64] };
+        let der = SecretDocument::try_from(info).unwrap();
+        assert_eq!(decrypt(der.as_bytes(), Some(b"x")).unwrap_err(), Problem::EncryptionUnsupported);
+    }
+}

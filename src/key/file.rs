@@ -1,17 +1,28 @@
 //! Opens a key or passphrase file once and looks at what was opened, not at what the path may name a moment later.
+//!
+//! `/dev/fd/N` and `/proc/self/fd/N` mean a descriptor that this process was started with: systemd's `OpenFile=`, a memory file, a
+//! pipe from the shell's `<(...)`. It is used as it is and not opened again, so its file may be one that this user cannot open.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use zeroize::Zeroizing;
 
 use super::Problem;
 
 /// The largest key file that is read. An RSA key of 8192 bits takes a tenth of it.
 pub(super) const MAX_BYTES: usize = 64 * 1024;
+
+/// How long a pipe may take to deliver all of it.
+const PIPE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Whose files are trusted.
 pub(super) struct Rules {
@@ -60,13 +71,24 @@ pub(super) struct Contents {
 impl Contents {
     /// Reads a file that may be anyone's; [`Contents::check_private`] must follow before a secret in it is used.
     pub(super) fn read(path: &Path) -> Result<Self, Problem> {
-        // Without O_NONBLOCK, opening a named pipe would wait for its writer.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let descriptor = rustix::fs::open(path, flags, Mode::empty()).map_err(unopened)?;
+        let inherited = inherited_descriptor(path);
+        let descriptor = match inherited {
+            Some(number) => duplicate(number).map_err(unopened)?,
+            None => open(path).map_err(unopened)?,
+        };
         let stat = rustix::fs::fstat(&descriptor).map_err(unreadable)?;
-        check_kind(&stat)?;
-        let bytes = read_bounded(descriptor)?;
-        Ok(Self { bytes, owner: stat.st_uid, mode: stat.st_mode })
+        let bytes = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => read_file(descriptor, &stat)?,
+            FileType::Fifo if inherited.is_some() => read_pipe(descriptor)?,
+            FileType::Fifo => return Err(Problem::Fifo),
+            FileType::Directory => return Err(Problem::Directory),
+            FileType::Socket => return Err(Problem::Socket),
+            FileType::Symlink => return Err(Problem::Symlink),
+            FileType::BlockDevice | FileType::CharacterDevice | FileType::Unknown => return Err(Problem::Device),
+        };
+        // A file without a name, above all one in memory, is out of others' reach whatever its permissions are.
+        let mode = if inherited.is_some() && stat.st_nlink == 0 { 0o600 } else { stat.st_mode };
+        Ok(Self { bytes, owner: stat.st_uid, mode })
     }
 
     /// Reads a file that only root and this user can have written, and only this user and root can read.
@@ -99,32 +121,57 @@ pub(super) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem
     Ok(bytes)
 }
 
-fn check_kind(stat: &Stat) -> Result<(), Problem> {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => {}
-        FileType::Directory => return Err(Problem::Directory),
-        FileType::Fifo => return Err(Problem::Fifo),
-        FileType::Socket => return Err(Problem::Socket),
-        FileType::Symlink => return Err(Problem::Symlink),
-        FileType::BlockDevice | FileType::CharacterDevice | FileType::Unknown => return Err(Problem::Device),
-    }
-    match usize::try_from(stat.st_size) {
-        Ok(0) => Err(Problem::Empty),
-        Ok(1..=MAX_BYTES) => Ok(()),
-        _ => Err(Problem::TooLarge { limit: MAX_BYTES }),
-    }
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    // Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
-fn read_bounded(descriptor: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Problem> {
+fn inherited_descriptor(path: &Path) -> Option<RawFd> {
+    let path = path.to_str()?;
+    let number = path.strip_prefix("/dev/fd/").or_else(|| path.strip_prefix("/proc/self/fd/"))?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
+}
+
+/// A second descriptor for the same open file, by number. The kernel looks the number up, so no unsafe claim to own it is needed.
+fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
+    let this_process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    pidfd_getfd(this_process, number, PidfdGetfdFlags::empty())
+}
+
+fn read_file(descriptor: OwnedFd, stat: &Stat) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    match usize::try_from(stat.st_size) {
+        Ok(0) => return Err(Problem::Empty),
+        Ok(1..=MAX_BYTES) => {}
+        _ => return Err(Problem::TooLarge { limit: MAX_BYTES }),
+    }
+    let file = File::from(descriptor);
+    // From the start, wherever an inherited descriptor stands: it is read again when keys are loaded anew.
+    read_bounded(|buffer, offset| file.read_at(buffer, offset as u64))
+}
+
+fn read_pipe(descriptor: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let deadline = Instant::now() + PIPE_DEADLINE;
+    let mut pipe = File::from(descriptor);
+    read_bounded(|buffer, _| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&left))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => pipe.read(buffer),
+        }
+    })
+}
+
+fn read_bounded(mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>) -> Result<Zeroizing<Vec<u8>>, Problem> {
     // Allocated once at full size, and one byte more than allowed: the file may have grown since its size was looked at.
     let mut bytes = Zeroizing::new(vec![0; MAX_BYTES + 1]);
-    let mut file = std::fs::File::from(descriptor);
     let mut length = 0;
     while length < bytes.len() {
-        match file.read(&mut bytes[length..]) {
+        match read(&mut bytes[length..], length) {
             Ok(0) => break,
             Ok(count) => length += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Problem::Unreadable(error.kind())),
         }
     }
@@ -140,7 +187,8 @@ fn read_bounded(descriptor: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Problem> {
 
 fn unopened(error: Errno) -> Problem {
     match error {
-        Errno::NOENT => Problem::Missing,
+        // Bad descriptors are numbers under which nothing was inherited.
+        Errno::NOENT | Errno::BADF => Problem::Missing,
         Errno::ACCESS | Errno::PERM => Problem::PermissionDenied,
         Errno::LOOP => Problem::Symlink,
         // What opening a socket, or a device without a driver, ends in.
@@ -150,7 +198,7 @@ fn unopened(error: Errno) -> Problem {
 }
 
 fn unreadable(error: Errno) -> Problem {
-    Problem::Unreadable(std::io::Error::from(error).kind())
+    Problem::Unreadable(io::Error::from(error).kind())
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Every form of a key that loads, and every file that is refused, with what the person reads.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -110,6 +112,35 @@ fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
     let dangling = safe.path("dangling");
     symlink(safe.path("nothing"), &dangling).unwrap();
     assert_eq!(problem(&dangling, &none), Problem::Symlink);
+}
+
+#[test]
+fn an_inherited_descriptor_is_read_whether_it_is_a_file_without_a_name_or_a_pipe() {
+    let none = LoadOptions::default();
+    let key = std::fs::read(fixtures().join("good/x25519.pem")).unwrap();
+    let load = |folder: &str, descriptor: &dyn AsRawFd| {
+        RunnerPrivateKey::load(Path::new(&format!("{folder}/{}", descriptor.as_raw_fd())), &none).map(|key| key.algorithm().to_string())
+    };
+
+    let mut memory = std::fs::File::from(rustix::fs::memfd_create("key", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    memory.write_all(&key).unwrap();
+    for folder in ["/dev/fd", "/proc/self/fd", "/dev/fd"] {
+        assert_eq!(load(folder, &memory).unwrap(), "x25519", "each time from its start");
+    }
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&key).unwrap();
+    drop(writer);
+    assert_eq!(load("/dev/fd", &reader).unwrap(), "x25519");
+    assert!(load("/dev/fd", &reader).unwrap_err().to_string().ends_with("is empty"), "a pipe gives it once");
+
+    let safe = Safe::new();
+    let open = std::fs::File::open(safe.write_with_mode("open", &key, 0o644)).unwrap();
+    assert!(load("/dev/fd", &open).unwrap_err().to_string().ends_with("is open to its group or to others (mode 0644)"));
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert!(load("/dev/fd", &socket).unwrap_err().to_string().ends_with("is a socket"));
+    assert_eq!(problem(Path::new("/dev/fd/987654"), &none), Problem::Missing);
+    assert_eq!(problem(Path::new("/dev/fd/99999999999999999999"), &none), Problem::Missing);
 }
 
 #[test]
