@@ -111,12 +111,13 @@ fn receive(connection: &mut UnixStream, deadline: &Deadline) -> Result<Wiped, Ex
             Ok(count) => {
                 let before = answer.len();
                 answer.extend(&chunk.expose_secret()[..count]);
-                if let Some(end) = complete_answer(answer.expose_secret(), before) {
+                let end = complete_answer(answer.expose_secret(), before);
+                if end.unwrap_or(answer.len()) > MAX_ANSWER_BYTES {
+                    return Err(ExchangeError::TooLong);
+                }
+                if let Some(end) = end {
                     answer.truncate(end);
                     return Ok(answer);
-                }
-                if answer.len() > MAX_ANSWER_BYTES {
-                    return Err(ExchangeError::TooLong);
                 }
             }
             Err(error) => retry(&error)?,
@@ -221,6 +222,17 @@ mod tests {
             assert!(seen.is_empty());
         });
         assert_eq!(answer, Err(ExchangeError::Timeout));
+    }
+
+    #[test]
+    fn an_answer_may_be_as_long_as_promised_and_no_longer() {
+        let of = |length: usize| {
+            against(LONG, move |mut stream| {
+                let _ = stream.write_all(&[vec![b'a'; length - 1], b"\n\n".to_vec()].concat());
+            })
+        };
+        assert_eq!(of(MAX_ANSWER_BYTES).unwrap().len(), MAX_ANSWER_BYTES);
+        assert_eq!(of(MAX_ANSWER_BYTES + 1), Err(ExchangeError::TooLong));
     }
 
     #[test]
