@@ -248,7 +248,7 @@ where
     }
 
     /// Drops everything about the keys that the predicate picks and says how many there were. A mint that is under way for one
-    /// of them runs to its end, but its token is served to nobody.
+    /// of them runs to its end, but its token is served to nobody. The predicate runs under the cache's lock: keep it short.
     pub fn purge(&self, mut doomed: impl FnMut(&K) -> bool) -> usize {
         let mut state = self.shared.lock();
         let before = state.entries.len();
