@@ -1,0 +1,13 @@
+"""One file per suite, in the order in which they run."""
+
+from suites.crowd import Crowd
+from suites.fake import Fake
+from suites.flow import Flow
+from suites.keys import Keys
+from suites.leaks import Leaks
+from suites.many import Many
+from suites.outages import Outages
+from suites.parts import Parts
+
+# Leaks looks at what the suites before it left behind, so it is the last.
+ALL = [Parts, Fake, Keys, Flow, Many, Crowd, Outages, Leaks]

@@ -1,0 +1,78 @@
+"""The key commands against OpenSSL, and keys.sh, which is a script of its own because people read it as a recipe."""
+
+import os
+import stat
+import subprocess
+
+from agent import Key
+from harness import Suite, expect
+
+SCRIPT_SECONDS = 300
+
+
+class Keys(Suite):
+    needs = frozenset({"openssl", "binaries"})
+
+    def setup(self):
+        self.key = Key(self.world, "keys")
+
+    def unseal(self, sealed, key=None):
+        argv = [self.world.bin_dir / "scm-agent", "unseal", "--key", (key or self.key).file]
+        return self.world.call(argv, given=sealed.encode(), check=False)
+
+    def case_openssl_reads_the_key_and_only_the_owner_can(self):
+        said = self.world.call(["openssl", "pkey", "-in", self.key.file, "-noout", "-text"]).stdout
+        expect(b"2048 bit" in said, "OpenSSL reads something else than an RSA-2048 key")
+        mode = stat.S_IMODE(self.key.file.stat().st_mode)
+        expect(mode == 0o600, f"the key has mode {mode:o}")
+
+    def case_keygen_never_overwrites(self):
+        before = self.key.file.read_bytes()
+        argv = [self.world.bin_dir / "scm-agent", "keygen", "--algorithm", "rsa-2048", "--out", self.key.file]
+        expect(self.world.call(argv, check=False, seconds=120).returncode != 0, "keygen wrote over a key")
+        expect(self.key.file.read_bytes() == before, "the key changed")
+
+    def case_a_secret_sealed_by_openssl_opens(self):
+        done = self.unseal(self.key.seal_with_openssl("correct horse"))
+        expect(done.stdout == b"correct horse", f"got {len(done.stdout)} other bytes: {done.stderr.decode()}")
+
+    def case_openssl_opens_a_secret_sealed_by_us(self):
+        import base64
+
+        argv = ["openssl", "pkeyutl", "-decrypt", "-inkey", self.key.file]
+        for option in ("rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"):
+            argv += ["-pkeyopt", option]
+        opened = self.world.call(argv, given=base64.b64decode(self.key.seal("battery staple"))).stdout
+        expect(opened == b"battery staple", f"got {len(opened)} other bytes")
+
+    def case_the_wrong_key_opens_nothing(self):
+        done = self.unseal(self.key.seal("x"), Key(self.world, "stranger"))
+        expect(done.returncode == 1 and not done.stdout, f"it ended with {done.returncode} and {len(done.stdout)} bytes")
+
+    def run(self, report):
+        super().run(report)
+        script = self.world.root / "tests" / "interop" / "keys.sh"
+        if "binaries" not in self.world.missing and script.exists() and report.wanted("keys: keys.sh"):
+            self.script(report, script)
+
+    def script(self, report, script):
+        """Passes on the script's own `ok` and `not ok` lines."""
+        path = os.pathsep.join([str(self.world.bin_dir), str(self.world.python.parent), os.environ["PATH"]])
+        env = self.world.environment(PATH=path, SCM_AGENT=str(self.world.bin_dir / "scm-agent"), PYTHON=str(self.world.python))
+        argv = ["bash", str(script)]
+        try:
+            done = subprocess.run(argv, env=env, cwd=self.world.root, capture_output=True, text=True, timeout=SCRIPT_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            report.not_ok("keys: keys.sh", f"took longer than {SCRIPT_SECONDS} s")
+            return
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("ok ", "not ok ", "skip "))]
+        for line in lines:
+            word, _, name = line.partition("ok ") if not line.startswith("skip ") else ("skip", "", line[5:])
+            if word == "skip":
+                report.skip(f"keys.sh: {name}", "keys.sh left it out")
+            elif word:
+                report.not_ok(f"keys.sh: {name}", "see keys.sh")
+            else:
+                report.ok(f"keys.sh: {name}", 0)
+        if done.returncode != 0 or not lines:
+            report.not_ok("keys: keys.sh", f"ended with {done.returncode}: {' | '.join(done.stderr.splitlines()[-3:])}")

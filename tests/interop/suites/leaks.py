@@ -1,0 +1,43 @@
+"""No secret in anything that the daemons of the suites before this one wrote or showed, at log level trace."""
+
+from agent import forms
+from harness import Suite, expect
+
+
+class Leaks(Suite):
+    needs = frozenset({"venv", "issuer", "openssl", "binaries"})
+
+    def texts(self):
+        """Everything to search: logs, state files, /proc files, statuses; with a name for each."""
+        for number, agent in enumerate(self.world.daemons):
+            yield f"log of daemon {number}", agent.log.read_bytes()
+            for path in (agent.dir / "state").rglob("*"):
+                if path.is_file():
+                    yield f"state file {path.name} of daemon {number}", path.read_bytes()
+            for index, text in enumerate(agent.seen):
+                yield f"output {index} of daemon {number}", text.encode()
+
+    def finds(self, texts, secrets):
+        """Names of the texts that hold a secret; never the secret."""
+        needles = [form.encode() for secret in secrets for form in forms(secret)]
+        return sorted({name for name, text in texts for needle in needles if needle in text})
+
+    def case_there_is_something_to_search(self):
+        expect(self.world.daemons, "no daemon ran")
+        expect(len(self.world.secrets) >= 10, f"only {len(self.world.secrets)} secrets are known")
+        for agent in self.world.daemons:
+            text = agent.log.read_text(errors="replace")
+            expect("TRACE" in text or "trace" in text, f"{agent.log.name} has nothing at level trace")
+            expect(any("scm-agent\0run\0" in seen for seen in agent.seen), "no command line was kept")
+
+    def case_the_search_finds_a_planted_secret(self):
+        import base64
+
+        secret = max(self.world.secrets, key=len)
+        pair = base64.b64encode(f"app:{secret}".encode())
+        for name, text in [("plain", secret.encode()), ("basic", pair), ("one in many", b"x" * 5 + pair + b"y")]:
+            expect(self.finds([(name, text)], self.world.secrets) == [name], f"the search misses a secret that is {name}")
+
+    def case_no_secret_is_in_any_of_it(self):
+        found = self.finds(list(self.texts()), self.world.secrets)
+        expect(not found, f"a secret is in: {', '.join(found)}")
