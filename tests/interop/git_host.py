@@ -119,7 +119,7 @@ class GitHost:
             gate.git_host = self
             threading.Thread(target=gate.serve_forever, daemon=True).start()
             stack.callback(gate.shutdown)
-            fcgi = Process("fcgiwrap", [self.world.which("fcgiwrap"), "-f", "-c", "4", "-s", f"unix:{self.dir}/fcgi.sock"], self.world)
+            fcgi = Process("fcgiwrap", [self.world.which("fcgiwrap"), "-f", "-s", f"unix:{self.dir}/fcgi.sock"], self.world)
             stack.enter_context(fcgi)
             self.start_nginx(stack, gate.server_address[1])
             self.stack = stack.pop_all()

@@ -195,12 +195,12 @@ class Part(Process):
 class World:
     """What all suites share: where the binaries and parts are, and a scratch folder that goes away at the end."""
 
-    def __init__(self, root, bin_dir, parts_dir, node, cargo_test):
+    def __init__(self, root, bin_dir, parts_dir, cargo_test):
         self.root = root
         self.cargo_test = cargo_test
         self.bin_dir = bin_dir
         self.parts_dir = parts_dir
-        self.node = node
+        self.node = parts_dir / "node"
         self.python = parts_dir / "venv" / "bin" / "python"
         self.helper = bin_dir / "git-credential-scm-agent"
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="scm-agent-"))
@@ -215,7 +215,7 @@ class World:
         missing = {}
         for name, there, reason in [
             ("venv", self.python.exists(), f"no {self.python}"),
-            ("issuer", self.node and (self.parts_dir / "issuer" / "node_modules").is_dir(), "no Node.js 20 or no npm packages"),
+            ("issuer", self.node.exists() and (self.parts_dir / "issuer" / "node_modules").is_dir(), "no Node.js 20 or no npm packages"),
             ("nginx", self.which("nginx"), "no nginx (Debian package nginx)"),
             ("fcgiwrap", self.which("fcgiwrap"), "no fcgiwrap (Debian package fcgiwrap)"),
             ("openssl", self.which("openssl"), "no openssl (Debian package openssl)"),

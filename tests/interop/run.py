@@ -20,7 +20,6 @@ def arguments():
     parser = argparse.ArgumentParser(description="interop tests of scm-agent")
     parser.add_argument("--bin-dir", type=pathlib.Path, default=ROOT / "target" / "release")
     parser.add_argument("--parts", type=pathlib.Path, default=ROOT / "target" / "interop", help="where install.sh put the parts")
-    parser.add_argument("--node", default=World.which("node"), help="Node.js 20 or newer")
     parser.add_argument("--cargo-test", default="cargo test --release --locked --test it --", help="runs the Rust integration tests")
     parser.add_argument("--only", help="run only cases with this in their name")
     parser.add_argument("--keep", action="store_true", help="leave the scratch folder with logs and configurations")
@@ -30,7 +29,7 @@ def arguments():
 def main():
     options = arguments()
     report = Report(options.only)
-    world = World(ROOT, options.bin_dir.resolve(), options.parts.resolve(), options.node, options.cargo_test.split())
+    world = World(ROOT, options.bin_dir.resolve(), options.parts.resolve(), options.cargo_test.split())
     try:
         for suite in suites.ALL:
             suite(world).run(report)

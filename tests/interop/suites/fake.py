@@ -1,6 +1,7 @@
 """The in-process fake control plane of the Rust tests, as the vendor's own client sees it."""
 
 import contextlib
+import os
 import re
 import subprocess
 
@@ -25,7 +26,7 @@ class ServingTest(Process):
 
     def __init__(self, world):
         argv = [*world.cargo_test, TEST, "--ignored", "--exact", "--nocapture"]
-        super().__init__("fake-control-plane", argv, world, stdin=subprocess.PIPE, stdout="log", cwd=world.root)
+        super().__init__("fake-control-plane", argv, world, stdin=subprocess.PIPE, stdout="log", cwd=world.root, env=dict(os.environ))
 
     def terminate(self):
         with contextlib.suppress(BrokenPipeError):

@@ -1,5 +1,6 @@
 """The key commands against OpenSSL, and keys.sh, which is a script of its own because people read it as a recipe."""
 
+import base64
 import os
 import stat
 import subprocess
@@ -37,8 +38,6 @@ class Keys(Suite):
         expect(done.stdout == b"correct horse", f"got {len(done.stdout)} other bytes: {done.stderr.decode()}")
 
     def case_openssl_opens_a_secret_sealed_by_us(self):
-        import base64
-
         argv = ["openssl", "pkeyutl", "-decrypt", "-inkey", self.key.file]
         for option in ("rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"):
             argv += ["-pkeyopt", option]

@@ -1,5 +1,7 @@
 """No secret in anything that the daemons of the suites before this one wrote or showed, at log level trace."""
 
+import base64
+
 from agent import forms
 from harness import Suite, expect
 
@@ -31,8 +33,6 @@ class Leaks(Suite):
             expect(any("scm-agent\0run\0" in seen for seen in agent.seen), "no command line was kept")
 
     def case_the_search_finds_a_planted_secret(self):
-        import base64
-
         secret = max(self.world.secrets, key=len)
         pair = base64.b64encode(f"app:{secret}".encode())
         for name, text in [("plain", secret.encode()), ("basic", pair), ("one in many", b"x" * 5 + pair + b"y")]:

