@@ -111,13 +111,15 @@ class Suite:
                 report.skip(name, "; ".join(f"{part}: {reason}" for part, reason in sorted(missing.items())))
             return
         before = report.failed
-        if report.case(f"{title}: its parts start", self.setup):
-            for name, method in chosen:
-                report.case(name, getattr(self, method))
-        else:
-            for name, _ in chosen:
-                report.not_ok(name, "its parts did not start")
-        report.case(f"{title}: its parts end", self.stack.close)
+        try:
+            if report.case(f"{title}: its parts start", self.setup):
+                for name, method in chosen:
+                    report.case(name, getattr(self, method))
+            else:
+                for name, _ in chosen:
+                    report.not_ok(name, "its parts did not start")
+        finally:
+            report.case(f"{title}: its parts end", self.stack.close)
         if report.failed > before:
             self.world.show_logs()
 

@@ -6,6 +6,7 @@ Needs nothing but Python's standard library; the parts bring their own. Prints `
 
 import argparse
 import pathlib
+import signal
 import sys
 
 sys.dont_write_bytecode = True
@@ -29,6 +30,8 @@ def arguments():
 def main():
     options = arguments()
     report = Report(options.only)
+    # A driver that is told to stop stops what it started first, as one that is interrupted does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     world = World(ROOT, options.bin_dir.resolve(), options.parts.resolve(), options.cargo_test.split())
     try:
         for suite in suites.ALL:

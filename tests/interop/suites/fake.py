@@ -1,6 +1,7 @@
 """The in-process fake control plane of the Rust tests, as the vendor's own client sees it."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ import subprocess
 from harness import Failed, Process, Suite, expect, wait_until
 
 TEST = "api::serve_for_the_vendors_client"
-LINE = re.compile(r"(http://\S+) (\S+) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+# The test harness may have begun the line; what follows is ours.
+LINE = re.compile(r'\{"[^{}]*"url"[^{}]*\}')
 
 
 def relay(world, url, token, runner_id):
@@ -43,10 +45,10 @@ class Fake(Suite):
             self.serving.check_alive()
             return LINE.search(self.serving.log.read_text(errors="replace"))
 
-        self.url, self.token, self.runner_id = wait_until(line, "it does not print its address", 60).groups()
+        self.about = json.loads(wait_until(line, "it does not print its address", 60).group())
 
     def case_the_vendors_client_is_content_with_the_fake(self):
-        failed = relay(self.world, self.url, self.token, self.runner_id)
+        failed = relay(self.world, self.about["url"], self.about["token"], self.about["runnerId"])
         expect(not failed, "; ".join(failed))
 
     def case_it_ends_with_its_standard_input(self):
