@@ -74,8 +74,8 @@ class Report:
     def skip(self, name, reason):
         print(f"skip {name}: {reason}", flush=True)
 
-    def case(self, name, run):
-        """Runs one case; says whether it held."""
+    def case(self, name, run, quiet=False):
+        """Runs one case; says whether it held. A quiet one is no test by itself: only its failure is reported."""
         begun = time.monotonic()
         try:
             with deadline(CASE_SECONDS):
@@ -83,7 +83,8 @@ class Report:
         except Exception as error:  # whatever a case raises is its failure, and the next case still runs
             self.not_ok(name, error if isinstance(error, Failed) else f"{type(error).__name__}: {error}")
             return False
-        self.ok(name, time.monotonic() - begun)
+        if not quiet:
+            self.ok(name, time.monotonic() - begun)
         return True
 
 
@@ -110,18 +111,18 @@ class Suite:
             for name, _ in chosen:
                 report.skip(name, "; ".join(f"{part}: {reason}" for part, reason in sorted(missing.items())))
             return
-        before = report.failed
+        failed, logs = report.failed, len(self.world.logs)
         try:
-            if report.case(f"{title}: its parts start", self.setup):
+            if report.case(f"{title}: its parts start", self.setup, quiet=True):
                 for name, method in chosen:
                     report.case(name, getattr(self, method))
             else:
                 for name, _ in chosen:
                     report.not_ok(name, "its parts did not start")
         finally:
-            report.case(f"{title}: its parts end", self.stack.close)
-        if report.failed > before:
-            self.world.show_logs()
+            report.case(f"{title}: its parts end", self.stack.close, quiet=True)
+        if report.failed > failed:
+            self.world.show_logs(logs)
 
 
 class Process:
@@ -268,9 +269,9 @@ class World:
             raise Failed(f"{pathlib.Path(argv[0]).name} {argv[1]} ended with {done.returncode}: {' | '.join(said)}")
         return done
 
-    def show_logs(self, lines=15):
-        """After a failure: the end of every log written so far, for whoever reads a CI run."""
-        for path in self.logs:
+    def show_logs(self, first, lines=15):
+        """After a failure: the end of every log from the `first` on, for whoever reads a CI run."""
+        for path in self.logs[first:]:
             text = path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
             if text:
                 print(f"--- {path.name}", *text, sep="\n    ", file=sys.stderr, flush=True)
