@@ -217,8 +217,8 @@ class World:
         """Which parts cannot be had here, each with the reason."""
         missing = {}
         for name, there, reason in [
-            ("venv", self.python.exists(), f"no {self.python}"),
-            ("issuer", self.node.exists() and (self.parts_dir / "issuer" / "node_modules").is_dir(), "no Node.js 20 or no npm packages"),
+            ("venv", os.access(self.python, os.X_OK), f"no {self.python}"),
+            ("issuer", os.access(self.node, os.X_OK) and (self.parts_dir / "issuer" / "node_modules").is_dir(), "no Node.js 20 or no npm packages"),
             ("nginx", self.which("nginx"), "no nginx (Debian package nginx)"),
             ("fcgiwrap", self.which("fcgiwrap"), "no fcgiwrap (Debian package fcgiwrap)"),
             ("openssl", self.which("openssl"), "no openssl (Debian package openssl)"),

@@ -12,6 +12,8 @@ mkdir -p "$parts"
 parts=$(cd "$parts" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+# npm insists on a cache, and the home folder may be missing or another's.
+export npm_config_cache=$parts/npm-cache
 minimum_node=20
 step_seconds=600
 
