@@ -77,6 +77,7 @@ async fn git_clones_and_pushes_with_nothing_but_the_helper() {
     let mut alone = git(scene.world.directory());
     alone.args(["clone", "--quiet", &host.url("project.git"), "alone"]);
     assert!(!run(alone, "").await.status.success());
+    assert!(host.refused() > 0);
 
     succeed(git_in(scene.world.directory(), &["clone", "--quiet", &host.url("project.git"), "work"])).await;
     let work = scene.world.path("work");

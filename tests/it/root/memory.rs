@@ -1,7 +1,6 @@
 //! What of a client secret is left in the daemon's memory: nothing, on any path.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::json;
@@ -17,22 +16,6 @@ fn new_secret(mark: &str) -> String {
     use std::hash::{BuildHasher, RandomState};
     let words: Vec<String> = (0..3).map(|_| format!("{:016x}", RandomState::new().hash_one(mark))).collect();
     format!("{mark}~{}+/", words.join("%"))
-}
-
-/// The daemon's program with an allocator that does not wipe: the negative control runs this instead.
-#[test]
-#[ignore = "the negative control of the tests of this module"]
-fn a_daemon_that_does_not_wipe() {
-    use clap::Parser;
-    let config = std::env::var_os("CONFIG").unwrap();
-    let arguments = [PathBuf::from("scm-agent"), "run".into(), "--config".into(), config.into()];
-    let mut io = scm_agent::cli::Io {
-        stdin: &mut std::io::empty(),
-        stdout: &mut std::io::sink(),
-        stderr: &mut std::io::stderr(),
-        stdout_is_terminal: false,
-    };
-    scm_agent::cli::run(scm_agent::cli::Cli::parse_from(arguments), &mut io).unwrap();
 }
 
 /// An issuer that gives everyone the same token.
@@ -131,7 +114,7 @@ async fn without_the_wiping_allocator_the_scan_finds_what_is_left() {
     let config = world.config(&provider("left.example", &issuer.url("/token"), "client_secret_post"));
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--ignored", "--exact", "--nocapture", "root::memory::a_daemon_that_does_not_wipe"])
+        .args(["--ignored", "--exact", "--nocapture", "child::a_daemon_that_does_not_wipe"])
         .env("CONFIG", &config)
         .current_dir(world.directory())
         .stdin(Stdio::null());

@@ -1,8 +1,6 @@
 //! Who may connect, tried by processes of really different users.
 
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,27 +10,10 @@ use crate::support::world::World;
 /// A user that has no group in common with anybody.
 const STRANGER: u32 = 54_321;
 
-/// Asks for the status as the process's own user and prints what came back. Run by the tests below under another uid.
-#[test]
-#[ignore = "the other end of the tests of this module"]
-fn asks_for_the_status() {
-    let socket = std::env::var_os("SOCKET").unwrap();
-    let mut stream = match UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(error) => return println!("ANSWER connect {:?}", error.kind()),
-    };
-    // A refused peer may find the connection closed already.
-    let _ = stream.write_all(b"scm-agent/1 status\n\n");
-    let _ = stream.shutdown(std::net::Shutdown::Write);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    println!("ANSWER {} bytes", answer.len());
-}
-
-/// Runs [`asks_for_the_status`] as another user; what it printed.
+/// Runs `child::asks_for_the_status` as another user; what it printed.
 fn ask_as(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> String {
     let mut command = Command::new(program);
-    command.args(["--ignored", "--exact", "--nocapture", "root::peers::asks_for_the_status"]).env("SOCKET", socket).uid(uid).gid(gid);
+    command.args(["--ignored", "--exact", "--nocapture", "child::asks_for_the_status"]).env("SOCKET", socket).uid(uid).gid(gid);
     if !groups.is_empty() {
         // Without root's word, setpriv is what gives a process supplementary groups.
         let list = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
@@ -40,7 +21,7 @@ fn ask_as(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> 
         command
             .args([format!("--reuid={uid}"), format!("--regid={gid}"), format!("--groups={list}")])
             .arg(program)
-            .args(["--ignored", "--exact", "--nocapture", "root::peers::asks_for_the_status"])
+            .args(["--ignored", "--exact", "--nocapture", "child::asks_for_the_status"])
             .env("SOCKET", socket);
     }
     let output = command.output().unwrap();

@@ -138,11 +138,6 @@ impl Daemon {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
     }
-
-    /// Kills it without warning and waits for the end.
-    pub async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
 }
 
 /// A git whose only credential helper is ours, talking to `socket`.

@@ -1,0 +1,38 @@
+//! No tests: what tests of other modules start as a process of its own, through this program.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+/// Asks for the status as the process's own user and prints what came back. Run by `root::peers` under another uid.
+#[test]
+#[ignore = "started by root::peers"]
+fn asks_for_the_status() {
+    let socket = std::env::var_os("SOCKET").unwrap();
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) => return println!("ANSWER connect {:?}", error.kind()),
+    };
+    // A refused peer may find the connection closed already.
+    let _ = stream.write_all(b"scm-agent/1 status\n\n");
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    println!("ANSWER {} bytes", answer.len());
+}
+
+/// The daemon's program with an allocator that does not wipe: the negative control runs this instead.
+#[test]
+#[ignore = "started by root::memory"]
+fn a_daemon_that_does_not_wipe() {
+    use clap::Parser;
+    let config = std::env::var_os("CONFIG").unwrap();
+    let arguments = [PathBuf::from("scm-agent"), "run".into(), "--config".into(), config.into()];
+    let mut io = scm_agent::cli::Io {
+        stdin: &mut std::io::empty(),
+        stdout: &mut std::io::sink(),
+        stderr: &mut std::io::stderr(),
+        stdout_is_terminal: false,
+    };
+    scm_agent::cli::run(scm_agent::cli::Cli::parse_from(arguments), &mut io).unwrap();
+}
