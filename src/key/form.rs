@@ -39,13 +39,13 @@ pub(super) enum Form {
     /// A Curve25519 u-coordinate.
     X25519Public(Vec<u8>),
     /// 32 bytes, raw or in base64, that do not say which half they are.
-    Bare(Zeroizing<[u8; KEY_BYTES]>),
+    Bare(Zeroizing<Vec<u8>>),
 }
 
 /// Reads a key in any of its forms.
 pub(super) fn read(bytes: &[u8], passphrase: Option<&[u8]>) -> Result<Form, Problem> {
-    if let Ok(raw) = <[u8; KEY_BYTES]>::try_from(bytes) {
-        return bare(raw, is_text(bytes));
+    if bytes.len() == KEY_BYTES {
+        return if is_text(bytes) { Err(Problem::TextNotRaw) } else { bare(bytes) };
     }
     match pem_blocks(bytes) {
         0 => {}
@@ -61,18 +61,14 @@ pub(super) fn spki(algorithm: AlgorithmIdentifierRef<'_>, key: &[u8]) -> Option<
     SubjectPublicKeyInfoRef { algorithm, subject_public_key }.to_der().ok()
 }
 
-fn bare(raw: [u8; KEY_BYTES], is_text: bool) -> Result<Form, Problem> {
-    let raw = Zeroizing::new(raw);
-    if is_text {
-        return Err(Problem::TextNotRaw);
-    }
+fn bare(raw: &[u8]) -> Result<Form, Problem> {
     if raw.iter().all(|byte| *byte == raw[0]) {
         return Err(Problem::NotRandom);
     }
-    if starts_like_der(raw.as_slice()) {
+    if starts_like_der(raw) {
         return Err(Problem::DamagedDer);
     }
-    Ok(Form::Bare(raw))
+    Ok(Form::Bare(Zeroizing::new(raw.to_vec())))
 }
 
 /// Whether the bytes begin as a key's DER does, so that the first 32 bytes of a longer file are not taken for a raw key. Of all
@@ -149,8 +145,7 @@ fn read_text(bytes: &[u8]) -> Result<Form, Problem> {
     let mut decoded = Zeroizing::new([0; KEY_BYTES + 1]);
     for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
         if engine.decode_slice(text, decoded.as_mut_slice()) == Ok(KEY_BYTES) {
-            let (raw, _) = decoded.split_first_chunk::<KEY_BYTES>().ok_or(Problem::Unrecognised)?;
-            return bare(*raw, false);
+            return bare(&decoded[..KEY_BYTES]);
         }
     }
     Err(Problem::Unrecognised)

@@ -11,7 +11,7 @@ use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use pkcs8::der::{Encode as _, SecretDocument, asn1::OctetStringRef, pem};
 use pkcs8::{LineEnding, PrivateKeyInfo};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{Error, OaepHash, RunnerPrivateKey, RunnerPublicKey, UnknownName, encryption, form, sealed_box};
 
@@ -133,10 +133,7 @@ fn x25519() -> Option<SecretDocument> {
     aws_lc_rs::rand::fill(scalar.as_mut_slice()).ok()?;
     // An OCTET STRING inside the OCTET STRING (RFC 8410 section 7).
     let inner = Zeroizing::new(OctetStringRef::new(scalar.as_slice()).ok()?.to_der().ok()?);
-    let document = SecretDocument::try_from(PrivateKeyInfo::new(form::X25519, &inner)).ok();
-    // Clear intermediates
-    scalar.zeroize();
-    document
+    SecretDocument::try_from(PrivateKeyInfo::new(form::X25519, &inner)).ok()
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -4,13 +4,17 @@ use std::fmt;
 use std::path::Path;
 
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::{Zeroizing, zeroize_stack};
 
 use super::file::Contents;
 use super::form::{self, Form};
 use super::public_key::Sealing;
 use super::{Algorithm, DecryptError, Error, Fingerprint, LoadOptions, OaepHash, Problem, RunnerPublicKey, oaep, sealed_box};
 use crate::secret::ClientSecret;
+
+/// How much of the stack is wiped after a private key was read or used: shared secrets and cipher keys are moved about there by
+/// the libraries. Several times what they use; a microsecond's work.
+const STACK_BYTES: usize = 32 * 1024;
 
 /// A private key of the runner. The key itself rests in aws-lc's memory and cannot be read back.
 pub struct RunnerPrivateKey {
@@ -41,6 +45,14 @@ impl RunnerPrivateKey {
     /// # Errors
     /// [`Problem`], which names no path.
     pub fn parse(bytes: &[u8], passphrase: Option<&[u8]>, hash: OaepHash) -> Result<Self, Problem> {
+        let parsed = Self::parse_on_stack(bytes, passphrase, hash);
+        // Clear intermediates
+        zeroize_stack::<STACK_BYTES>();
+        parsed
+    }
+
+    #[inline(never)]
+    fn parse_on_stack(bytes: &[u8], passphrase: Option<&[u8]>, hash: OaepHash) -> Result<Self, Problem> {
         Self::from_form(form::read(bytes, passphrase)?, hash)
     }
 
@@ -51,7 +63,7 @@ impl RunnerPrivateKey {
                 Self::tested(Opening::Oaep(private), RunnerPublicKey::new(Sealing::Oaep(public), spki))
             }
             Form::X25519Private { scalar, public } => Self::x25519(&scalar, public.as_deref()),
-            Form::Bare(scalar) => Self::x25519(scalar.as_slice(), None),
+            Form::Bare(scalar) => Self::x25519(&scalar, None),
             Form::RsaPublic(_) | Form::X25519Public(_) => Err(Problem::PublicKey),
         }
     }
@@ -113,11 +125,18 @@ impl RunnerPrivateKey {
     /// # Errors
     /// [`DecryptError`], whatever went wrong.
     pub fn open(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
-        let opened = match &self.opening {
-            Opening::Oaep(key) => key.fits(ciphertext).then(|| key.open(ciphertext)),
-            Opening::SealedBox(key) => key.fits(ciphertext).then(|| key.open(ciphertext)),
-        };
-        opened.flatten().ok_or(DecryptError)
+        let opened = self.open_on_stack(ciphertext);
+        // Clear intermediates
+        zeroize_stack::<STACK_BYTES>();
+        opened.ok_or(DecryptError)
+    }
+
+    #[inline(never)]
+    fn open_on_stack(&self, ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        match &self.opening {
+            Opening::Oaep(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
+            Opening::SealedBox(key) => key.fits(ciphertext).then(|| key.open(ciphertext))?,
+        }
     }
 
     /// Whether both are the same key.

@@ -68,7 +68,7 @@ impl RunnerPublicKey {
         match form {
             Form::RsaPublic(pkcs1) => oaep::PublicKey::load(&pkcs1, hash).map(|(key, spki)| Self::new(Sealing::Oaep(key), spki)),
             Form::X25519Public(bytes) => Self::x25519(&bytes),
-            Form::Bare(bytes) => Self::x25519(bytes.as_slice()),
+            Form::Bare(bytes) => Self::x25519(&bytes),
             form @ (Form::RsaPrivate(_) | Form::X25519Private { .. }) => {
                 RunnerPrivateKey::from_form(form, hash).map(RunnerPrivateKey::into_public_key)
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::Parser as _;
 use scm_agent::cli::{self, Cli, Io};
+use scm_agent::key::{self, GeneratedKey, NewKey};
 
 use super::{Safe, fixtures};
 
@@ -109,6 +110,21 @@ fn keygen_never_overwrites_and_leaves_nothing_when_it_cannot_write() {
     let out = safe.path("out");
     run(&["keygen", "--algorithm", "x25519", "--out", str(&out), "--passphrase-file", str(&missing)], b"").failed();
     assert!(!out.exists());
+}
+
+/// The command looks before it makes a key; this is what holds when the file appears in between.
+#[test]
+fn writing_a_key_follows_no_link_and_overwrites_nothing() {
+    let safe = Safe::new();
+    let key = GeneratedKey::generate(NewKey::X25519).unwrap();
+    let file = safe.write("file", "precious");
+    let dangling = safe.path("dangling");
+    symlink(safe.path("nothing"), &dangling).unwrap();
+    for taken in [&file, &dangling] {
+        assert!(matches!(key.write(taken, None), Err(key::Error::Exists { path }) if path == *taken));
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    assert!(!safe.path("nothing").exists());
 }
 
 #[test]
