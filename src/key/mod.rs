@@ -34,7 +34,6 @@ pub use generate::{GeneratedKey, NewKey};
 pub use private_key::RunnerPrivateKey;
 pub use public_key::RunnerPublicKey;
 pub use ring::{KeyDescription, KeyRing};
-pub use sealed_box::diffie_hellman;
 
 /// Which keys the daemon loads, and how.
 #[derive(Debug, Clone, Default)]

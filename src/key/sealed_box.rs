@@ -88,29 +88,21 @@ impl PublicKey {
     }
 }
 
-/// X25519 (RFC 7748 section 5) as the sealed boxes use it: `None` where the result is zero, that is, where the other side's key
-/// has low order and contributes nothing. Public so that it can be held against known answers.
-#[must_use]
-pub fn diffie_hellman(private: &[u8; KEY_BYTES], public: &[u8; KEY_BYTES]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
-    exchange(&agreement::PrivateKey::from_private_key(&X25519, private).ok()?, PublicKey(*public))
-}
-
-fn exchange(private: &agreement::PrivateKey, public: PublicKey) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+/// The cipher for an exchange (RFC 7748 section 5): `None` where that ends in zero, that is, where the other side's key has low
+/// order and contributes nothing.
+fn cipher(private: &agreement::PrivateKey, public: PublicKey) -> Option<XSalsa20Poly1305> {
     agreement::agree(private, UnparsedPublicKey::new(&X25519, public.0), (), |shared| {
-        let shared = Zeroizing::new(<[u8; KEY_BYTES]>::try_from(shared).map_err(|_| ())?);
         // aws-lc refuses a zero result itself; this does not rest on it. The sum takes the same time for every value.
-        if shared.iter().fold(0, |sum, byte| sum | byte) == 0 { Err(()) } else { Ok(shared) }
+        if shared.len() != KEY_BYTES || shared.iter().fold(0, |sum, byte| sum | byte) == 0 {
+            return Err(());
+        }
+        let mut key = XSalsa20Poly1305::kdf(Key::from_slice(shared), &Default::default());
+        let cipher = XSalsa20Poly1305::new(&key);
+        // Clear intermediates
+        key.as_mut_slice().zeroize();
+        Ok(cipher)
     })
     .ok()
-}
-
-fn cipher(private: &agreement::PrivateKey, public: PublicKey) -> Option<XSalsa20Poly1305> {
-    let shared = exchange(private, public)?;
-    let mut key = XSalsa20Poly1305::kdf(Key::from_slice(shared.as_slice()), &Default::default());
-    let cipher = XSalsa20Poly1305::new(&key);
-    // Clear intermediates
-    key.as_mut_slice().zeroize();
-    Some(cipher)
 }
 
 fn nonce(ephemeral: PublicKey, recipient: PublicKey) -> Nonce {

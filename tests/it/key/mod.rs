@@ -78,3 +78,15 @@ fn key(name: &str, hash: OaepHash) -> RunnerPrivateKey {
     let options = LoadOptions { oaep_hash: hash, ..LoadOptions::default() };
     RunnerPrivateKey::load(&Safe::new().good(name), &options).unwrap()
 }
+
+/// A sealed box as someone makes it who knows what the exchange between the ephemeral key and the recipient's ends in.
+fn box_with_shared_secret(ephemeral: &[u8], recipient: &[u8], shared: &[u8], content: &[u8]) -> Vec<u8> {
+    use blake2::Digest as _;
+    use crypto_secretbox::{AeadInPlace as _, Kdf as _, Key, KeyInit as _, XSalsa20Poly1305, consts::U24};
+
+    let nonce = blake2::Blake2b::<U24>::new().chain_update(ephemeral).chain_update(recipient).finalize();
+    let cipher = XSalsa20Poly1305::new(&XSalsa20Poly1305::kdf(Key::from_slice(shared), &Default::default()));
+    let mut sealed = content.to_vec();
+    let tag = cipher.encrypt_in_place_detached(&nonce, &[], &mut sealed).unwrap();
+    [ephemeral, &tag, &sealed].concat()
+}

