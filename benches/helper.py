@@ -30,19 +30,20 @@ def compile_c(work, name, *flags):
     return str(out)
 
 
-def start(argv, request, answer, env):
-    """Runs one helper, its input and output in files, and returns the seconds from start to end."""
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, request, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, answer, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-    ]
+def start(argv, request, env):
+    """Runs one helper between a file and a pipe; returns the seconds from start to end, and what it printed."""
+    out, inner = os.pipe()
+    actions = [(os.POSIX_SPAWN_OPEN, 0, request, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, inner, 1)]
     begin = time.perf_counter_ns()
     pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
     _, status = os.waitpid(pid, 0)
     taken = time.perf_counter_ns() - begin
+    os.close(inner)
+    with open(out, "rb") as pipe:
+        printed = pipe.read()
     if status != 0:
         raise SystemExit(f"{argv[0]} ended with status {status}")
-    return taken / 1e9
+    return taken / 1e9, printed
 
 
 def main():
@@ -63,7 +64,7 @@ def main():
         (work / "cache").mkdir(mode=0o700)
         env["HOME"] = directory
         socket, cache = str(work / "agent.sock"), ["--socket", str(work / "cache/socket")]
-        request, answer = str(work / "request"), str(work / "answer")
+        request = str(work / "request")
         pathlib.Path(request).write_bytes(REQUEST)
         helpers = {
             "C client, static": [compile_c(work, "client", "-static"), socket],
@@ -86,8 +87,8 @@ def main():
                 names = list(helpers)
                 names = names[turn % len(names):] + names[: turn % len(names)]
                 for name in names:
-                    seconds = start(helpers[name], request, answer, env)
-                    if b"password=" + PASSWORD + b"\n" not in pathlib.Path(answer).read_bytes():
+                    seconds, printed = start(helpers[name], request, env)
+                    if b"password=" + PASSWORD + b"\n" not in printed:
                         raise SystemExit(f"{name} gave no password")
                     if turn >= 10:
                         taken[name].append(seconds)

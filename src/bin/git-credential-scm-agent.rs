@@ -3,6 +3,7 @@
 //! git waits for it without a limit of its own, believes what it prints and ignores how it exits. So it ends within
 //! [`exchange::HARD_SECONDS`] of having read the request, prints a checked answer in one piece or nothing, and says at most one
 //! line on stderr. Standard library and `src/git` only: it starts with every git command and cannot name a key or a token client.
+#![cfg_attr(all(target_os = "linux", target_env = "gnu", not(test)), no_main)]
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,16 +11,15 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-#[path = "git-credential-scm-agent/alarm.rs"]
-mod alarm;
 #[path = "git-credential-scm-agent/exchange.rs"]
 mod exchange;
 #[path = "../git/mod.rs"]
 #[allow(dead_code, unreachable_pub, unused_imports, reason = "the daemon's half of the same text is compiled along")]
 mod git;
+#[path = "git-credential-scm-agent/sys.rs"]
+mod sys;
 #[path = "git-credential-scm-agent/trust.rs"]
 mod trust;
 
@@ -55,17 +55,64 @@ enum Command {
     Version,
 }
 
-fn main() -> ExitCode {
+/// Exit codes; git looks at none of them.
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const USED_WRONGLY: u8 = 2;
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu", not(test))))]
+fn main() -> std::process::ExitCode {
+    run().into()
+}
+
+/// The whole process; returns its exit code.
+fn run() -> u8 {
+    let Ok(mut streams) = Streams::take() else { return FAILED };
     match command(env::args_os().skip(1), env::var_os(SOCKET_VARIABLE)) {
-        Command::Ask(operation, socket) => ask(operation, &socket),
-        Command::Capability => print(git::CAPABILITIES),
-        Command::Help => print(format!("{USAGE}\n").as_bytes()),
-        Command::Ignore => ExitCode::SUCCESS,
+        Command::Ask(operation, socket) => ask(operation, &socket, &mut streams),
+        Command::Capability => streams.print(git::CAPABILITIES),
+        Command::Help => streams.print(format!("{USAGE}\n").as_bytes()),
+        Command::Ignore => DONE,
         Command::Usage => {
-            say(USAGE);
-            ExitCode::from(2)
+            streams.say(USAGE);
+            USED_WRONGLY
         }
-        Command::Version => print(format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
+        Command::Version => streams.print(format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
+    }
+}
+
+/// Descriptors of our own for the three standard streams.
+///
+/// Those of `std::io` keep copies of what passes, which may be a password; and one that was closed would soon be the socket.
+struct Streams {
+    stdin: File,
+    stdout: File,
+    stderr: Option<File>,
+}
+
+impl Streams {
+    fn take() -> io::Result<Self> {
+        let stderr = io::stderr().as_fd().try_clone_to_owned().ok().map(File::from);
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?.into();
+        Ok(Self { stdin: io::stdin().as_fd().try_clone_to_owned()?.into(), stdout, stderr })
+    }
+
+    /// Prints all of it in one write, and nothing else.
+    fn print(&mut self, bytes: &[u8]) -> u8 {
+        // Where it fails, nobody is left to be told.
+        if bytes.is_empty() || self.stdout.write_all(bytes).is_ok() { DONE } else { FAILED }
+    }
+
+    /// One line for the user; a closed stderr is nobody's trouble.
+    fn say(&mut self, line: &str) {
+        if let Some(stderr) = &mut self.stderr {
+            let _ = stderr.write_all(format!("{NAME}: {line}\n").as_bytes());
+        }
+    }
+
+    fn fail(&mut self, line: &str) -> u8 {
+        self.say(line);
+        FAILED
     }
 }
 
@@ -97,31 +144,31 @@ fn command(mut arguments: impl Iterator<Item = OsString>, variable: Option<OsStr
 }
 
 /// One request, from stdin to stdout.
-fn ask(operation: Operation, socket: &Path) -> ExitCode {
-    let text = match read_request() {
+fn ask(operation: Operation, socket: &Path, streams: &mut Streams) -> u8 {
+    let text = match read_request(&mut streams.stdin) {
         Ok(Some(text)) => text,
-        Ok(None) => return fail(&format!("git's request is longer than {MAX_REQUEST_BYTES} bytes")),
-        Err(error) => return fail(&format!("cannot read git's request: {}", error.kind())),
+        Ok(None) => return streams.fail(&format!("git's request is longer than {MAX_REQUEST_BYTES} bytes")),
+        Err(error) => return streams.fail(&format!("cannot read git's request: {}", error.kind())),
     };
     let deadline = Deadline::after(Duration::from_millis(exchange::ANSWER_MILLISECONDS));
-    alarm::end_process_after(exchange::HARD_SECONDS);
+    sys::end_process_after(exchange::HARD_SECONDS);
     let mut request = Wiped::with_capacity(text.len() + 64);
     frame::write_request(operation, text.expose_secret(), &mut request);
 
     let path = match trust::checked(socket) {
         Ok(path) => path,
-        Err(TrustError::Unreachable(kind)) => return unreachable(operation, socket, &ExchangeError::Connect(kind)),
-        Err(error) if operation == Operation::Get => return fail(&format!("not using the agent's socket: {error}")),
-        Err(_) => return ExitCode::FAILURE,
+        Err(TrustError::Unreachable(kind)) => return unreachable(streams, operation, socket, &ExchangeError::Connect(kind)),
+        Err(error) if operation == Operation::Get => return streams.fail(&format!("not using the agent's socket: {error}")),
+        Err(_) => return FAILED,
     };
     let relay = loop {
         let mut connection = match exchange::connect(&path) {
             Ok(connection) => connection,
-            Err(error) => return unreachable(operation, socket, &error),
+            Err(error) => return unreachable(streams, operation, socket, &error),
         };
         let relay = match exchange::exchange(&mut connection, &request, &deadline) {
             Ok(answer) => Relay::read(answer.expose_secret()),
-            Err(error) => return fail(&no_answer(socket, &error)),
+            Err(error) => return streams.fail(&no_answer(socket, &error)),
         };
         let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY);
         // Places are free again within a moment: git has no patience of its own, so the helper lends it some.
@@ -130,27 +177,26 @@ fn ask(operation: Operation, socket: &Path) -> ExitCode {
         }
     };
     match relay {
-        Err(error) => fail(&format!("ignoring what the agent says: {error}")),
-        Ok(Relay { error: Some(error), .. }) => fail(&format!("the agent refuses the request: {error}")),
+        Err(error) => streams.fail(&format!("ignoring what the agent says: {error}")),
+        Ok(Relay { error: Some(error), .. }) => streams.fail(&format!("the agent refuses the request: {error}")),
         Ok(Relay { git, message, error: None }) => {
+            // git looks at the output of `get` only. The credential goes first: a stderr that is gone ends the process.
+            let code = if operation == Operation::Get { streams.print(git.expose_secret()) } else { DONE };
             if let Some(message) = message {
-                say(&message);
+                streams.say(&message);
             }
-            // git looks at the output of `get` only.
-            if operation == Operation::Get { print(git.expose_secret()) } else { ExitCode::SUCCESS }
+            code
         }
     }
 }
 
 /// Nobody to ask. git tells every helper of every credential, also of those that others gave: saying so for `get` is enough.
-fn unreachable(operation: Operation, socket: &Path, error: &ExchangeError) -> ExitCode {
-    if operation == Operation::Get { fail(&no_answer(socket, error)) } else { ExitCode::FAILURE }
+fn unreachable(streams: &mut Streams, operation: Operation, socket: &Path, error: &ExchangeError) -> u8 {
+    if operation == Operation::Get { streams.fail(&no_answer(socket, error)) } else { FAILED }
 }
 
 /// git's text up to its blank line or its end; `None` when it is too long.
-fn read_request() -> io::Result<Option<Wiped>> {
-    // A descriptor of its own, since the buffer of `io::stdin` keeps a copy of the password.
-    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+fn read_request(stdin: &mut File) -> io::Result<Option<Wiped>> {
     let mut text = Wiped::with_capacity(READ_BYTES);
     let mut chunk = Wiped::zeroed(READ_BYTES);
     loop {
@@ -172,8 +218,8 @@ fn read_request() -> io::Result<Option<Wiped>> {
     }
 }
 
-/// How much is read at once: more than git's requests have, and no page of memory more.
-const READ_BYTES: usize = 4_096;
+/// How much is read at once: more than git's requests usually have; each page of memory more costs a fault at every start.
+const READ_BYTES: usize = 1_024;
 
 /// What to tell somebody whose git found no agent.
 fn no_answer(socket: &Path, error: &ExchangeError) -> String {
@@ -184,26 +230,6 @@ fn no_answer(socket: &Path, error: &ExchangeError) -> String {
         }
         _ => format!("no answer from the agent at {socket}: {error}; see `systemctl status scm-agent`"),
     }
-}
-
-/// Prints all of it in one write, and nothing else.
-fn print(bytes: &[u8]) -> ExitCode {
-    if bytes.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    let written = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).write_all(bytes));
-    // Nobody is left to be told.
-    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// One line on stderr; a closed stderr is nobody's trouble.
-fn say(line: &str) {
-    let _ = io::stderr().write_all(format!("{NAME}: {line}\n").as_bytes());
-}
-
-fn fail(line: &str) -> ExitCode {
-    say(line);
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -299,12 +300,32 @@ fn a_stdout_or_stderr_that_is_gone_is_no_reason_to_panic() {
     let gone = |arguments: &[&str]| {
         let mut helper = start(arguments);
         drop((helper.stdout.take(), helper.stderr.take()));
-        let _ = helper.stdin.take().unwrap().write_all(REQUEST);
-        helper.wait().unwrap().code()
+        // Only now, so that both are gone when it has something to say.
+        helper.stdin.take().unwrap().write_all(REQUEST).unwrap();
+        let status = helper.wait().unwrap();
+        (status.code(), status.signal())
     };
-    assert_eq!(gone(&["--socket", &socket, "get"]), Some(1));
-    assert_eq!(gone(&["--socket", "/nonexistent/agent.sock", "get"]), Some(1));
-    assert_eq!(gone(&[]), Some(2));
+    // SIGPIPE, as for any C program.
+    assert_eq!(gone(&["--socket", &socket, "get"]), (None, Some(13)));
+    assert_eq!(gone(&["--socket", "/nonexistent/agent.sock", "get"]), (None, Some(13)));
+}
+
+#[test]
+fn a_stream_that_was_closed_before_the_start_is_not_mistaken_for_the_socket() {
+    let agent = Agent::answering(ended(b"message=canary\nusername=u\n"));
+    for (closed, expected) in [("<&-", &b""[..]), (">&-", b""), ("2>&-", b"username=u\n")] {
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("exec \"$0\" --socket \"$1\" get {closed}"), HELPER])
+            .arg(&agent.socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let _ = shell.stdin.take().unwrap().write_all(REQUEST);
+        assert_eq!(shell.wait_with_output().unwrap().stdout, expected, "{closed}");
+    }
+    assert!(agent.requests().iter().all(|(_, body)| body == REQUEST));
 }
 
 /// The one test that waits: both ways in which an agent can keep the process waiting, at the same time.
@@ -339,7 +360,7 @@ fn an_agent_that_hangs_does_not_hang_git() {
     let dripped = dripped.wait_with_output().unwrap();
     assert_gave_nothing(&dripped, "took too long");
     let stuck = stuck.wait_with_output().unwrap();
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&stuck.status), Some(14), "{}", stderr(&stuck));
+    assert_eq!(stuck.status.signal(), Some(14), "{}", stderr(&stuck));
     assert!(stuck.stdout.is_empty());
     drip.join().unwrap();
     drop((listener, waiting));

@@ -125,7 +125,7 @@ fn receive(connection: &mut UnixStream, deadline: &Deadline) -> Result<Wiped, Ex
     }
 }
 
-const READ_BYTES: usize = 4_096;
+const READ_BYTES: usize = 1_024;
 
 /// Whether to try again after `error`.
 fn retry(error: &io::Error) -> Result<(), ExchangeError> {

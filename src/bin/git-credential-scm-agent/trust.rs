@@ -47,13 +47,16 @@ struct File {
     path: PathBuf,
     owner: u32,
     mode: u32,
+    link: bool,
     socket: bool,
 }
 
 impl File {
     fn look(path: &Path) -> Result<Self, TrustError> {
-        let metadata = fs::metadata(path).map_err(|error| TrustError::Unreachable(error.kind()))?;
-        Ok(Self { path: path.to_owned(), owner: metadata.uid(), mode: metadata.mode(), socket: metadata.file_type().is_socket() })
+        let metadata = fs::symlink_metadata(path).map_err(|error| TrustError::Unreachable(error.kind()))?;
+        let kind = metadata.file_type();
+        let (link, socket) = (kind.is_symlink(), kind.is_socket());
+        Ok(Self { path: path.to_owned(), owner: metadata.uid(), mode: metadata.mode(), link, socket })
     }
 }
 
@@ -62,9 +65,16 @@ impl File {
 /// # Errors
 /// [`TrustError`] naming the file that spoils it.
 pub(crate) fn checked(socket: &Path) -> Result<PathBuf, TrustError> {
+    let look = |path: &Path| path.ancestors().map(File::look).collect::<Result<Vec<_>, _>>();
+    let (mut path, mut files) = (socket.to_owned(), Vec::new());
+    if path.is_absolute() {
+        files = look(&path)?;
+    }
     // Links are resolved once and not followed again: whoever owns a link could turn it after the check.
-    let path = socket.canonicalize().map_err(|error| TrustError::Unreachable(error.kind()))?;
-    let files = path.ancestors().map(File::look).collect::<Result<Vec<_>, _>>()?;
+    if files.is_empty() || files.iter().any(|file| file.link) {
+        path = socket.canonicalize().map_err(|error| TrustError::Unreachable(error.kind()))?;
+        files = look(&path)?;
+    }
     // The effective user, from the kernel. Unknown where /proc is missing or hides it: then nobody is trusted for being the caller.
     let caller = || fs::metadata("/proc/self").map(|metadata| metadata.uid()).ok();
     judge(&files, caller)?;
@@ -123,7 +133,7 @@ mod tests {
             if depth > 0 {
                 path.push(depth.to_string());
             }
-            list.insert(0, File { path: path.clone(), owner, mode, socket: depth + 1 == files.len() });
+            list.insert(0, File { path: path.clone(), owner, mode, link: false, socket: depth + 1 == files.len() });
         }
         judge(&list, || Some(CALLER))
     }
@@ -170,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_caller_who_is_unknown_is_not_trusted() {
-        let file = |path: &str, owner, socket| File { path: path.into(), owner, mode: 0o700, socket };
+        let file = |path: &str, owner, socket| File { path: path.into(), owner, mode: 0o700, link: false, socket };
         let files = [file("/a/b", CALLER, true), file("/a", 0, false), file("/", 0, false)];
         assert_eq!(judge(&files, || None), Err(TrustError::Owner("/a/b".into())));
     }
@@ -186,7 +196,11 @@ mod tests {
         std::os::unix::fs::symlink(&socket, &link).unwrap();
         fs::write(directory.join("file"), "").unwrap();
 
-        assert_eq!(checked(&link), Ok(socket));
+        assert_eq!(checked(&socket), Ok(socket.clone()));
+        assert_eq!(checked(&link), Ok(socket.clone()));
+        let indirect = directory.join("to");
+        std::os::unix::fs::symlink(&directory, &indirect).unwrap();
+        assert_eq!(checked(&indirect.join("agent.sock")), Ok(socket));
         assert_eq!(checked(&directory.join("file")), Err(TrustError::NotASocket(directory.join("file"))));
         assert_eq!(checked(&directory), Err(TrustError::NotASocket(directory.clone())));
         assert_eq!(checked(&directory.join("none")), Err(TrustError::Unreachable(io::ErrorKind::NotFound)));
