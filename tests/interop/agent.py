@@ -21,7 +21,6 @@ files = ["{key}"]
 
 [agent]
 socket = "{dir}/agent.sock"
-state_dir = "{dir}/state"
 allow_insecure_loopback = true
 
 [log]
@@ -57,8 +56,7 @@ class Agent(Process):
 
     def __init__(self, world, control_plane, key, more=""):
         self.world = world
-        self.dir = world.dir(f"agent-{len(world.daemons)}")
-        (self.dir / "state").mkdir(mode=0o700)
+        self.dir = world.dir("agent")
         self.token_file = self.dir / "token"
         self.use_token(control_plane.token)
         self.config = self.dir / "config.toml"

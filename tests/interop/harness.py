@@ -64,8 +64,8 @@ class Report:
     def wanted(self, name):
         return self.only is None or self.only in name
 
-    def ok(self, name, seconds):
-        print(f"ok {name} ({seconds:.1f} s)", flush=True)
+    def ok(self, name, seconds=None):
+        print(f"ok {name}" if seconds is None else f"ok {name} ({seconds:.1f} s)", flush=True)
 
     def not_ok(self, name, reason):
         self.failed += 1
@@ -207,6 +207,7 @@ class World:
         self.python = parts_dir / "venv" / "bin" / "python"
         self.helper = bin_dir / "git-credential-scm-agent"
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="scm-agent-"))
+        self.dirs = 0
         self.home = self.dir("home")
         self.secrets = set()
         self.daemons = []
@@ -235,8 +236,9 @@ class World:
         return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 
     def dir(self, name):
-        """A new private folder under the scratch folder."""
-        path = self.scratch / name
+        """A new private folder under the scratch folder, short enough for the sockets in it."""
+        self.dirs += 1
+        path = self.scratch / f"{self.dirs:02}-{name}"
         path.mkdir(mode=0o700, parents=True)
         return path
 

@@ -50,7 +50,7 @@ function provider(issuer, settings) {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
       introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientId === settings.resource_server },
-      revocation: { enabled: true },
+      revocation: { enabled: true, allowedPolicy: (ctx, client, token) => client.clientId === token.clientId },
     },
     ttl: { ClientCredentials: () => state.lifetime },
   });

@@ -10,12 +10,13 @@ class Leaks(Suite):
     needs = frozenset({"venv", "issuer", "openssl", "binaries"})
 
     def texts(self):
-        """Everything to search: logs, state files, /proc files, statuses; with a name for each."""
+        """Everything to search: logs, files, /proc files, statuses; with a name for each."""
         for number, agent in enumerate(self.world.daemons):
             yield f"log of daemon {number}", agent.log.read_bytes()
-            for path in (agent.dir / "state").rglob("*"):
-                if path.is_file():
-                    yield f"state file {path.name} of daemon {number}", path.read_bytes()
+            # Whatever lies where it may write, but for the file in which the operator put the bearer token.
+            for path in agent.dir.rglob("*"):
+                if path.is_file() and path != agent.token_file:
+                    yield f"file {path.name} of daemon {number}", path.read_bytes()
             for index, text in enumerate(agent.seen):
                 yield f"output {index} of daemon {number}", text.encode()
 
@@ -29,7 +30,7 @@ class Leaks(Suite):
         expect(len(self.world.secrets) >= 10, f"only {len(self.world.secrets)} secrets are known")
         for agent in self.world.daemons:
             text = agent.log.read_text(errors="replace")
-            expect("TRACE" in text or "trace" in text, f"{agent.log.name} has nothing at level trace")
+            expect(" DEBUG " in text, f"{agent.log.name} has nothing finer than the level that operators see")
             expect(any("scm-agent\0run\0" in seen for seen in agent.seen), "no command line was kept")
 
     def case_the_search_finds_a_planted_secret(self):
