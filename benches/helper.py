@@ -68,6 +68,7 @@ def main():
         pathlib.Path(request).write_bytes(REQUEST)
         helpers = {
             "C client, static": [compile_c(work, "client", "-static"), socket],
+            "C client, static-pie": [compile_c(work, "client", "-static-pie"), socket],
             "C client, dynamic": [compile_c(work, "client"), socket],
             "git-credential-scm-agent": [args.helper, "--socket", socket, "get"],
             "git-credential-cache": [git_cache, *cache, "get"],

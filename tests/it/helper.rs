@@ -22,10 +22,13 @@ const ANSWER: &[u8] = b"username=x-token-auth\npassword=canary-token\npassword_e
 /// What a fake agent does with a connection whose request it has read.
 type Reply = Box<dyn Fn(&mut UnixStream) -> io::Result<()> + Send>;
 
+/// A request as the fake agent saw it.
+type Seen = (Verb, Vec<u8>);
+
 /// A listener in a directory of its own that treats every connection alike.
 struct Agent {
     socket: PathBuf,
-    requests: Arc<Mutex<Vec<(Verb, Vec<u8>)>>>,
+    requests: Arc<Mutex<Vec<Seen>>>,
     thread: Option<JoinHandle<()>>,
     _home: TempDir,
 }
@@ -68,7 +71,7 @@ impl Agent {
         Self::start(move |stream| stream.write_all(&answer))
     }
 
-    fn requests(&self) -> Vec<(Verb, Vec<u8>)> {
+    fn requests(&self) -> Vec<Seen> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -347,7 +350,10 @@ fn an_agent_that_hangs_does_not_hang_git() {
     let dripping = UnixListener::bind(&silent).unwrap();
     let drip = thread::spawn(move || {
         let (mut stream, _) = dripping.accept().unwrap();
-        while stream.write_all(b"a").is_ok() {
+        for byte in [b'a'; 300].iter().chain(b"=\n\n") {
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
             thread::sleep(std::time::Duration::from_millis(100));
         }
     });

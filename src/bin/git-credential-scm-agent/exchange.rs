@@ -206,8 +206,11 @@ mod tests {
     #[test]
     fn a_dripping_agent_does_not_extend_the_deadline() {
         let answer = against(Duration::from_millis(60), |mut stream| {
-            // Each byte comes well within the limit; there is no end to them.
-            while stream.write_all(b"a").is_ok() {
+            // Each byte comes well within the limit; all of them do not.
+            for byte in [b'a'; 400].iter().chain(b"=\n\n") {
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
                 thread::sleep(Duration::from_millis(5));
             }
         });
