@@ -1,4 +1,5 @@
 //! No tests: what tests of other modules start as a process of its own, through this program.
+#![allow(clippy::print_stdout, reason = "printing is how these processes answer the tests that start them")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
