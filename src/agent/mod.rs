@@ -26,6 +26,9 @@ use socket::BoundSocket;
 /// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often the daemon looks whether its socket is still there.
+const SOCKET_CHECK: Duration = Duration::from_secs(2);
+
 /// How a daemon deals with its clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -87,8 +90,9 @@ impl Agent {
 ///
 /// # Errors
 /// When the socket cannot be handed to the runtime; a failing `accept` is waited out.
-pub async fn run(socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Future<Output = ()>) -> io::Result<Ending> {
-    let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Future<Output = ()>) -> io::Result<Ending> {
+    let mut listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let mut look_after_socket = tokio::time::interval(SOCKET_CHECK);
     let admission = Admission { own_uid: rustix::process::geteuid().as_raw(), socket_gid: socket.gid };
     let (end, ending) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -109,6 +113,14 @@ pub async fn run(socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Future<O
                     accepting = false;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+            },
+            _ = look_after_socket.tick() => match socket.restore() {
+                Ok(false) => {}
+                Ok(true) => {
+                    warn!("the socket's file was gone; made it again");
+                    listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+                }
+                Err(error) => warn!(error = %error, "the socket's file is gone and cannot be made again"),
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
         }

@@ -44,6 +44,7 @@ pub struct BoundSocket {
     pub listener: UnixListener,
     /// The file's group.
     pub gid: u32,
+    mode: u32,
     path: PathBuf,
     identity: (u64, u64),
     // Held as long as the socket: of two daemons that start at once, one sees the other.
@@ -59,10 +60,6 @@ impl BoundSocket {
     /// # Errors
     /// [`Error`]; a live socket is left alone.
     pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<Self, Error> {
-        let system = |action: &'static str, at: &Path| {
-            let path = at.to_owned();
-            move |source: io::Error| Error::System { action, path, source }
-        };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !directory.exists() {
             std::fs::create_dir_all(directory).map_err(system("create", directory))?;
@@ -83,27 +80,24 @@ impl BoundSocket {
             });
         }
         refuse_to_replace(path)?;
-        let fresh = sibling(path, &format!(".{}", std::process::id()));
-        match std::fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &fresh)(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&fresh).map_err(system("bind", &fresh))?;
-        let placed = (|| {
-            if let Some(gid) = gid {
-                std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(system("set the group of", &fresh))?;
+        let (listener, metadata) = place(path, mode, gid)?;
+        Ok(Self { listener, gid: metadata.gid(), mode, path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock })
+    }
+
+    /// Binds the socket anew if its file is gone, so that a cleaner of old files does not cut git off. Says whether it did.
+    ///
+    /// # Errors
+    /// [`Error`] when it is gone and cannot be made again.
+    pub fn restore(&mut self) -> Result<bool, Error> {
+        match std::fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (listener, metadata) = place(&self.path, self.mode, Some(self.gid))?;
+                self.listener = listener;
+                self.identity = (metadata.dev(), metadata.ino());
+                Ok(true)
             }
-            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(system("set the mode of", &fresh))?;
-            rustix::net::listen(&listener, BACKLOG).map_err(io::Error::from).map_err(system("listen on", &fresh))?;
-            listener.set_nonblocking(true).map_err(system("prepare", &fresh))?;
-            let metadata = std::fs::symlink_metadata(&fresh).map_err(system("inspect", &fresh))?;
-            std::fs::rename(&fresh, path).map_err(system("put in place", path))?;
-            Ok(metadata)
-        })();
-        let metadata = placed.inspect_err(|_| {
-            let _ = std::fs::remove_file(&fresh);
-        })?;
-        Ok(Self { listener, gid: metadata.gid(), path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock })
+            _ => Ok(false),
+        }
     }
 }
 
@@ -112,6 +106,40 @@ impl Drop for BoundSocket {
         let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours {
             let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// An error of the system's, with what was tried on which path.
+fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::System { action, path, source }
+}
+
+/// Binds a socket under another name, gives it its group and mode, and renames it into place.
+fn place(path: &Path, mode: u32, gid: Option<u32>) -> Result<(UnixListener, std::fs::Metadata), Error> {
+    let fresh = sibling(path, &format!(".{}", std::process::id()));
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &fresh)(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh).map_err(system("bind", &fresh))?;
+    let placed = (|| {
+        if let Some(gid) = gid {
+            std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(system("set the group of", &fresh))?;
+        }
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(system("set the mode of", &fresh))?;
+        rustix::net::listen(&listener, BACKLOG).map_err(io::Error::from).map_err(system("listen on", &fresh))?;
+        listener.set_nonblocking(true).map_err(system("prepare", &fresh))?;
+        let metadata = std::fs::symlink_metadata(&fresh).map_err(system("inspect", &fresh))?;
+        std::fs::rename(&fresh, path).map_err(system("put in place", path))?;
+        Ok(metadata)
+    })();
+    match placed {
+        Ok(metadata) => Ok((listener, metadata)),
+        Err(error) => {
+            let _ = std::fs::remove_file(&fresh);
+            Err(error)
         }
     }
 }
@@ -188,6 +216,23 @@ mod tests {
         let path = directory.path().join("agent.sock");
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(BoundSocket::bind(&path, 0o600, None), Err(Error::NotASocket { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_socket_whose_file_is_gone_is_made_again_and_another_file_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let mut bound = BoundSocket::bind(&path, 0o660, None).unwrap();
+        assert!(!bound.restore().unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(bound.restore().unwrap());
+        assert!(UnixStream::connect(&path).is_ok());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(!bound.restore().unwrap());
+        drop(bound);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 

@@ -205,6 +205,8 @@ impl Broker {
             Plan::Service(plan) => plan,
             // git asks the user for the personal access token, where one is allowed.
             Plan::None { .. } | Plan::Pat | Plan::User { .. } if integration.pat => return Outcome::Silence,
+            // Nothing is set up to come from here, so whatever else git knows goes on working.
+            Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
             Plan::Pat => return Outcome::Silence,
             Plan::User { reason } => return refusal(&integration, reason),
             Plan::None { reason } => return refusal(&integration, &reason),
@@ -324,7 +326,9 @@ impl Broker {
                 degraded.push(format!("no runner key opens the client secret of integration {} ({})", entry.id, entry.host));
             }
             for token in &entry.tokens {
-                if let Some(error) = &token.last_error {
+                if let Some(error) = &token.last_error
+                    && entry.secret != status::Secret::Undecryptable
+                {
                     degraded.push(format!("integration {} ({}): {error}", entry.id, entry.host));
                 }
             }

@@ -51,11 +51,11 @@ enum Command {
     Keygen(keygen::Args),
     Seal(seal::Args),
     Unseal(unseal::Args),
-    /// Run the daemon in the foreground
+    /// Runs the daemon in the foreground
     Run(run::Args),
-    /// Show what the daemon holds and how fresh it is
+    /// Shows what the daemon holds and how fresh it is
     Status(status::Args),
-    /// Have the daemon fetch the list of integrations now
+    /// Has the daemon fetch the list of integrations now
     Sync,
 }
 

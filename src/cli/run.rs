@@ -150,5 +150,5 @@ fn group_id(group: &str) -> Result<u32, Error> {
 }
 
 fn http_setup(error: http::BuildError) -> Error {
-    Error::new(Kind::Config, "cannot set up the HTTP client").because(error)
+    Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see control_plane.ca_file and control_plane.proxy")
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::{Io, client};
 use crate::config::Config;
 use crate::error::Error;
-use crate::status::{Secret, Status, TokenState};
+use crate::status::{Integration, Secret, Status, TokenState};
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ fn table(status: &Status, now: SystemTime) -> String {
     };
     line("memory", &memory);
     line("connections", &status.connections.to_string());
-    let mut rows = vec![["HOST", "SCM", "GRANT", "SECRET", "TOKEN", "INTEGRATION"].map(str::to_owned)];
+    let mut rows = vec![["HOST", "SCM", "GRANT", "SECRET", "INTEGRATION", "TOKEN"].map(str::to_owned)];
     for integration in &status.integrations {
         let secret = match integration.secret {
             Secret::Missing => "missing",
@@ -69,7 +69,7 @@ fn table(status: &Status, now: SystemTime) -> String {
             Secret::Undecryptable => "undecryptable",
         };
         let token = match integration.tokens.first() {
-            None => "-".to_owned(),
+            None => no_token(integration),
             Some(token) => {
                 let state = match token.state {
                     TokenState::Failing => "failing",
@@ -88,8 +88,8 @@ fn table(status: &Status, now: SystemTime) -> String {
             integration.scm_id.clone(),
             integration.grant.clone(),
             secret.to_owned(),
-            token,
             integration.id.clone(),
+            token,
         ]);
     }
     if rows.len() > 1 {
@@ -105,6 +105,17 @@ fn table(status: &Status, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// What stands for a token where none is held.
+fn no_token(integration: &Integration) -> String {
+    match (integration.grant.as_str(), &integration.note) {
+        ("none", Some(note)) => note.clone(),
+        ("pat", _) => "git asks the user".to_owned(),
+        ("user", _) if integration.pat => "git asks the user".to_owned(),
+        ("user", _) => "takes a user's own grant".to_owned(),
+        _ => "-".to_owned(),
+    }
 }
 
 /// Writes rows as columns as wide as their widest cell.
@@ -128,4 +139,76 @@ fn columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
 fn span(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Key, Memory, Store, Sync, Token};
+
+    fn integration(host: &str, grant: &str) -> Integration {
+        Integration {
+            id: format!("id-of-{host}"),
+            scm_id: "custom".to_owned(),
+            host: host.to_owned(),
+            virtual_directory: String::new(),
+            client_id: None,
+            issuer: None,
+            oauth: true,
+            pat: false,
+            secret: Secret::Ok,
+            grant: grant.to_owned(),
+            note: None,
+            tokens: Vec::new(),
+        }
+    }
+
+    fn token(expires_at: u64, state: TokenState) -> Token {
+        Token { subject: "service".to_owned(), expires_at: Some(expires_at), state, last_error: None }
+    }
+
+    #[test]
+    fn the_table_says_what_is_wrong_and_how_long_tokens_last() {
+        let status = Status {
+            version: "1.2.3".to_owned(),
+            pid: 7,
+            uptime_seconds: 7_505,
+            key: vec![Key { algorithm: "rsa-2048".to_owned(), fingerprint: "SHA256:abc".to_owned() }],
+            sync: Sync {
+                source: "plane.example".to_owned(),
+                last_success: Some(940),
+                last_attempt: Some(990),
+                last_error: Some("unavailable".to_owned()),
+                consecutive_failures: 3,
+                watching: false,
+            },
+            integrations: vec![
+                Integration { tokens: vec![token(4_600, TokenState::Valid)], ..integration("a.example", "service") },
+                Integration { secret: Secret::Undecryptable, ..integration("b.example", "service") },
+                Integration { secret: Secret::Missing, pat: true, virtual_directory: "/tfs".to_owned(), ..integration("c.example", "pat") },
+            ],
+            store: Store { kind: "memory".to_owned(), healthy: true },
+            memory: Memory { locked: false, reason: Some("no limit".to_owned()) },
+            connections: 1,
+            degraded: vec!["the list is old".to_owned()],
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let expected = "\
+health       degraded (1)
+daemon       scm-agent 1.2.3, pid 7, up 2h 5m
+key          rsa-2048 SHA256:abc
+source       plane.example, list of 1m ago
+             failing (3 times): unavailable
+memory       not locked: no limit
+connections  1
+
+HOST           SCM     GRANT    SECRET         INTEGRATION      TOKEN
+a.example      custom  service  ok             id-of-a.example  valid, 1h left
+b.example      custom  service  undecryptable  id-of-b.example  -
+c.example/tfs  custom  pat      missing        id-of-c.example  git asks the user
+
+! the list is old
+";
+        assert_eq!(table(&status, now), expected);
+    }
 }

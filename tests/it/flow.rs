@@ -282,3 +282,80 @@ async fn requests_can_follow_each_other_on_a_connection() {
     let one = "scm-agent/1 get\nprotocol=https\nhost=other.example.com\n\n";
     assert_eq!(daemon.ask(&one.repeat(3)).await, "\n\n\n");
 }
+
+#[tokio::test]
+async fn a_daemon_that_cannot_start_says_why_and_ends_with_2() {
+    let world = World::new(crate::binaries());
+    world.write_list(&[]);
+    let run = |config: &str, name: &str| {
+        let path = world.path(name);
+        std::fs::write(&path, config).unwrap();
+        let output = world.agent(&["run", "--config"]).arg(&path).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let source = "[control_plane]\nfile = \"integrations.json\"\n";
+    let key = "[key]\nfiles = [\"runner.pem\"]\n";
+    std::fs::write(world.path("occupied"), "precious").unwrap();
+    let daemon = world.start(&world.config("")).await;
+    for (name, config, expected) in [
+        ("no-key", source.to_owned(), "key.files"),
+        ("missing-key", format!("{source}[key]\nfiles = [\"nowhere.pem\"]\n"), "nowhere.pem"),
+        ("no-token", format!("[control_plane]\nrunner_id = \"{RUNNER_ID}\"\n{key}"), "control_plane.token_file"),
+        ("misspelt", format!("{source}{key}[agent]\nsoket = \"a.sock\"\n"), "socket"),
+        ("no-group", format!("{source}{key}[agent]\nsocket = \"b.sock\"\nsocket_group = \"no-such-group\"\n"), "no-such-group"),
+        ("occupied-socket", format!("{source}{key}[agent]\nsocket = \"occupied\"\n"), "not a socket"),
+        ("live-socket", format!("{source}{key}[agent]\nsocket = \"agent.sock\"\n"), "another scm-agent is running"),
+        ("bad-ca", format!("[control_plane]\nfile = \"integrations.json\"\nca_file = \"occupied\"\n{key}"), "CA file"),
+    ] {
+        let (code, error) = run(&config, name);
+        assert_eq!(code, Some(2), "{name}: {error}");
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(error.contains("hint: ") || error.contains("key.files"), "{name} names no way out: {error}");
+    }
+    assert_eq!(std::fs::read(world.path("occupied")).unwrap(), b"precious");
+    daemon.status().await;
+}
+
+#[tokio::test]
+async fn a_socket_whose_file_was_removed_is_there_again_soon() {
+    let world = World::new(crate::binaries());
+    world.write_list(&[]);
+    let daemon = world.start(&world.config("")).await;
+    std::fs::remove_file(daemon.socket()).unwrap();
+    let back = tokio::time::timeout(PATIENCE, async {
+        while tokio::net::UnixStream::connect(daemon.socket()).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    assert!(back.await.is_ok(), "{}", daemon.log());
+    daemon.status().await;
+}
+
+#[tokio::test]
+async fn connections_above_the_limit_are_told_so_and_helpers_wait_for_a_place() {
+    let scene = Scene::new().await;
+    scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
+    let config = scene.config();
+    let text = std::fs::read_to_string(&config).unwrap().replace("[agent]\n", "[agent]\nmax_connections = 2\n");
+    std::fs::write(&config, text).unwrap();
+    let daemon = scene.world.start(&config).await;
+    daemon.until_synced().await;
+    // Two connections that rest between two requests take every place.
+    let mut resting = Vec::new();
+    for _ in 0..2 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(daemon.socket()).await.unwrap();
+        stream.write_all(b"scm-agent/1 erase\nprotocol=https\nhost=other.example.com\n\n").await.unwrap();
+        let mut answer = [0];
+        stream.read_exact(&mut answer).await.unwrap();
+        resting.push(stream);
+    }
+    assert_eq!(daemon.ask_busy().await, "error=too many connections\n\n");
+    let fill = scene.world.fill(&daemon, "https", "scm.example.com");
+    let free = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        resting.clear();
+    };
+    let ((ok, answer, error), ()) = tokio::join!(fill, free);
+    assert!(ok && answer.contains("\npassword="), "{error}");
+}

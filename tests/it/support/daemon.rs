@@ -117,6 +117,14 @@ impl Daemon {
         answer
     }
 
+    /// What a connection is told before it has said anything.
+    pub async fn ask_busy(&self) -> String {
+        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
     /// The socket's path.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -3,16 +3,21 @@
 //! Everything sent through here may carry a secret, so a redirect is an error (a 307 would send the body to wherever the reply
 //! says), replies are never decompressed and are cut off at a limit, and errors name the host but never the URL or the body.
 
-use std::error::Error as StdError;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, Proxy, redirect, retry, tls};
 use url::{Host, Url};
 use zeroize::Zeroizing;
+
+mod address;
+mod error;
+
+use address::{GuardedResolver, is_forbidden};
+pub use error::Error;
+use error::classify;
 
 /// How a client reaches its hosts. No `Debug`: a proxy's URL can hold a password.
 #[derive(Clone)]
@@ -67,67 +72,6 @@ pub enum BuildError {
     /// The TLS stack did not start.
     #[error("cannot set up TLS")]
     Tls,
-}
-
-/// Why a request got no usable reply. Names the host; never the URL, a header or a body.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// The TLS handshake failed.
-    #[error("the certificate of {host} is not accepted: {reason}")]
-    Certificate {
-        /// Host and port.
-        host: String,
-        /// What is wrong with it, in fixed words.
-        reason: &'static str,
-    },
-    /// No connection came about.
-    #[error("cannot connect to {host}: {reason}")]
-    Connect {
-        /// Host and port.
-        host: String,
-        /// The system's reason, in fixed words.
-        reason: &'static str,
-    },
-    /// The address belongs to this machine, to the link, or to a cloud's metadata service.
-    #[error("{host} is, or resolves to, an address that may not be asked")]
-    ForbiddenAddress {
-        /// Host and port.
-        host: String,
-    },
-    /// The URL is not https.
-    #[error("the URL for {host} is not https")]
-    Insecure {
-        /// Host and port.
-        host: String,
-    },
-    /// The connection broke, or what came was not HTTP.
-    #[error("the connection to {host} broke before the reply was complete")]
-    Interrupted {
-        /// Host and port.
-        host: String,
-    },
-    /// The reply points elsewhere.
-    #[error("{host} answered with a redirect (HTTP {status}), which is never followed")]
-    Redirect {
-        /// Host and port.
-        host: String,
-        /// The status code.
-        status: u16,
-    },
-    /// The time limit passed.
-    #[error("{host} did not answer in time")]
-    Timeout {
-        /// Host and port.
-        host: String,
-    },
-    /// The reply is longer than allowed.
-    #[error("the reply of {host} is longer than {limit} bytes")]
-    TooLarge {
-        /// Host and port.
-        host: String,
-        /// The limit in bytes.
-        limit: usize,
-    },
 }
 
 /// A request to send.
@@ -222,16 +166,17 @@ impl Client {
                 .pool_max_idle_per_host(1)
                 .dns_resolver(GuardedResolver { any_address: proxied || config.trusted_urls, loopback: config.allow_insecure_loopback })
         };
+        let direct = builder(false).no_proxy().build().map_err(|_| BuildError::Tls)?;
         let proxied = match &config.proxy {
-            None => builder(has_environment_proxy()),
-            Some(proxy) => builder(true).no_proxy().proxy(Proxy::all(proxy.clone()).map_err(|_| BuildError::Proxy)?),
+            // A client of its own reads the system's certificates again, so there is one only where there is a proxy.
+            None if !has_environment_proxy() => direct.clone(),
+            None => builder(true).build().map_err(|_| BuildError::Tls)?,
+            Some(proxy) => {
+                let proxy = Proxy::all(proxy.clone()).map_err(|_| BuildError::Proxy)?;
+                builder(true).no_proxy().proxy(proxy).build().map_err(|_| BuildError::Tls)?
+            }
         };
-        Ok(Self {
-            direct: builder(false).no_proxy().build().map_err(|_| BuildError::Tls)?,
-            proxied: proxied.build().map_err(|_| BuildError::Tls)?,
-            allow_insecure_loopback: config.allow_insecure_loopback,
-            trusted_urls: config.trusted_urls,
-        })
+        Ok(Self { direct, proxied, allow_insecure_loopback: config.allow_insecure_loopback, trusted_urls: config.trusted_urls })
     }
 
     /// Sends a request and reads the whole reply.
@@ -312,76 +257,6 @@ pub fn is_loopback_name(url: &Url) -> bool {
     }
 }
 
-/// Resolves names through the system and drops the addresses that may not be asked, so that what is checked is what is connected to.
-#[derive(Debug, Clone, Copy)]
-struct GuardedResolver {
-    any_address: bool,
-    loopback: bool,
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = *self;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<SocketAddr> =
-                found.into_iter().filter(|found| guard.any_address || !is_forbidden(found.ip(), guard.loopback)).collect();
-            if allowed.is_empty() {
-                return Err(Box::new(ForbiddenByResolver) as Box<dyn StdError + Send + Sync>);
-            }
-            Ok(Box::new(allowed.into_iter()) as Addrs)
-        })
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("every address of the name is forbidden")]
-struct ForbiddenByResolver;
-
-/// Whether an address may not be reached by a URL that the operator did not write.
-fn is_forbidden(address: IpAddr, allow_loopback: bool) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_forbidden_v4(v4, allow_loopback),
-        IpAddr::V6(v6) => {
-            if let Some(v4) = embedded_v4(v6) {
-                return is_forbidden_v4(v4, allow_loopback);
-            }
-            if v6 == Ipv6Addr::LOCALHOST {
-                return !allow_loopback;
-            }
-            // fd00:ec2::254 is the metadata service of EC2.
-            let ec2_metadata = v6 == Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
-            v6.is_unspecified() || v6.is_multicast() || (v6.segments()[0] & 0xffc0) == 0xfe80 || ec2_metadata
-        }
-    }
-}
-
-fn is_forbidden_v4(address: Ipv4Addr, allow_loopback: bool) -> bool {
-    if address == Ipv4Addr::LOCALHOST {
-        return !allow_loopback;
-    }
-    // 100.100.100.200 is the metadata service of Alibaba Cloud; AWS, Azure and Google use the link-local 169.254.169.254.
-    let alibaba_metadata = address == Ipv4Addr::new(100, 100, 100, 200);
-    address.is_loopback()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.octets()[0] == 0
-        || alibaba_metadata
-}
-
-/// The IPv4 address inside an IPv6 one: v4-mapped, v4-compatible, NAT64 (RFC 6052) and 6to4 (RFC 3056).
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => Some(from(g, h)),
-        (0, 0, 0, 0, 0, 0) if (g, h) != (0, 0) && (g, h) != (0, 1) => Some(from(g, h)),
-        (0x2002, ..) => Some(from(b, c)),
-        _ => None,
-    }
-}
-
 /// Whether the environment names a proxy, so that a name may resolve to wherever that proxy is.
 fn has_environment_proxy() -> bool {
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
@@ -389,69 +264,11 @@ fn has_environment_proxy() -> bool {
         .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-fn load_certificates(path: &std::path::Path) -> Result<Vec<Certificate>, BuildError> {
+fn load_certificates(path: &Path) -> Result<Vec<Certificate>, BuildError> {
     let pem = std::fs::read(path).map_err(|source| BuildError::CaFileUnreadable { path: path.to_owned(), source })?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(BuildError::CaFileInvalid { path: path.to_owned() }),
-    }
-}
-
-/// Sorts a client error by cause. The error itself holds the URL, so it goes no further than here.
-fn classify(error: &reqwest::Error, host: &str) -> Error {
-    let host = host.to_owned();
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if current.is::<ForbiddenByResolver>() {
-            return Error::ForbiddenAddress { host };
-        }
-        if let Some(found) = current.downcast_ref::<rustls::Error>() {
-            return Error::Certificate { host, reason: certificate_reason(found) };
-        }
-        if let Some(found) = current.downcast_ref::<std::io::Error>() {
-            if let Some(inner) = found.get_ref() {
-                // An I/O error lends its inner error to `get_ref`, not to `source`.
-                cause = Some(inner);
-                continue;
-            }
-            if error.is_connect() && !error.is_timeout() {
-                return Error::Connect { host, reason: connect_reason(found.kind()) };
-            }
-        }
-        cause = current.source();
-    }
-    if error.is_timeout() {
-        Error::Timeout { host }
-    } else if error.is_connect() {
-        Error::Connect { host, reason: "the name does not resolve or the proxy refused" }
-    } else {
-        Error::Interrupted { host }
-    }
-}
-
-fn connect_reason(kind: std::io::ErrorKind) -> &'static str {
-    use std::io::ErrorKind;
-    match kind {
-        ErrorKind::ConnectionRefused => "connection refused",
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof => "connection closed by the other side",
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route",
-        ErrorKind::TimedOut => "timed out",
-        _ => "the name does not resolve",
-    }
-}
-
-fn certificate_reason(error: &rustls::Error) -> &'static str {
-    use rustls::CertificateError;
-    match error {
-        rustls::Error::InvalidCertificate(cause) => match cause {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "it is for another name",
-            CertificateError::UnknownIssuer => "its authority is not trusted here",
-            CertificateError::Revoked => "it has been revoked",
-            _ => "it is not valid",
-        },
-        _ => "the TLS handshake failed",
     }
 }
 
