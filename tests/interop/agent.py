@@ -1,6 +1,7 @@
 """scm-agent as the suites run it: keys, sealed secrets, the daemon, and git on top."""
 
 import base64
+import contextlib
 import json
 import pathlib
 import signal
@@ -110,7 +111,9 @@ class Agent(Process):
     def snapshot(self):
         """Keeps what anybody on the host could read about the process."""
         for name in ("cmdline", "environ"):
-            self.seen.append(pathlib.Path(f"/proc/{self.pid}/{name}").read_bytes().decode(errors="replace"))
+            # The daemon is not dumpable, so that only root may read its environment.
+            with contextlib.suppress(PermissionError, FileNotFoundError):
+                self.seen.append(pathlib.Path(f"/proc/{self.pid}/{name}").read_bytes().decode(errors="replace"))
 
     def stop(self):
         if self.child.poll() is None:

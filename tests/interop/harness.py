@@ -172,6 +172,7 @@ class Part(Process):
 
     def __init__(self, name, argv, settings, world, **options):
         super().__init__(name, argv, world, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+        self.ready = None
         try:
             self.ready = self.ask(settings)
         except BaseException:

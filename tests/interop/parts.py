@@ -49,9 +49,11 @@ class Issuer(Part):
         return self.ask({"do": "stats"})["token"]
 
     def stop(self):
-        if self.child.poll() is None and hasattr(self, "ready"):
-            self.world.secrets.update(self.ask({"do": "tokens"})["tokens"])
-        return super().stop()
+        try:
+            if self.child.poll() is None and self.ready is not None:
+                self.world.secrets.update(self.ask({"do": "tokens"})["tokens"])
+        finally:
+            super().stop()
 
 
 class ControlPlane:
