@@ -68,6 +68,24 @@ impl Error {
         self.kind
     }
 
+    /// The sentence and its causes in one line.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(current) = cause {
+            text.push_str(&format!(": {current}"));
+            cause = current.source();
+        }
+        text
+    }
+
+    /// What to do next, a sentence each.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        &self.hints
+    }
+
     /// The whole report: the sentence, its causes, the hints, one a line.
     #[must_use]
     pub fn report(&self) -> String {

@@ -14,6 +14,7 @@ use crate::config::{Config, Environment};
 use crate::error::Error;
 
 pub mod config;
+pub mod doctor;
 pub mod run;
 pub mod status;
 pub mod sync;
@@ -51,6 +52,8 @@ enum Command {
     Keygen(keygen::Args),
     Seal(seal::Args),
     Unseal(unseal::Args),
+    /// Checks everything between the configuration and git, and says what to do
+    Doctor(doctor::Args),
     /// Runs the daemon in the foreground
     Run(run::Args),
     /// Shows what the daemon holds and how fresh it is
@@ -73,6 +76,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Keygen(args) => keygen::run(args, io),
         Command::Seal(args) => seal::run(args, io),
         Command::Unseal(args) => unseal::run(args, io),
+        Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
         Command::Run(args) => run::run(&args, &load()?, io),
         Command::Status(args) => status::run(&args, &load()?, io),
         Command::Sync => sync::run(&load()?, io),

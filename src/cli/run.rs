@@ -111,7 +111,7 @@ async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory
     Ok(ending)
 }
 
-fn integration_source(config: &Config) -> Result<Arc<dyn IntegrationSource>, Error> {
+pub(super) fn integration_source(config: &Config) -> Result<Arc<dyn IntegrationSource>, Error> {
     match &config.control_plane.source {
         Source::File(path) => Ok(Arc::new(IntegrationFile::new(path))),
         Source::Url(url) => {
@@ -149,6 +149,6 @@ fn group_id(group: &str) -> Result<u32, Error> {
     }
 }
 
-fn http_setup(error: http::BuildError) -> Error {
+pub(super) fn http_setup(error: http::BuildError) -> Error {
     Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see control_plane.ca_file and control_plane.proxy")
 }

@@ -5,6 +5,7 @@
 mod api;
 mod child;
 mod config;
+mod doctor;
 mod flow;
 mod git;
 mod helper;

@@ -1,0 +1,313 @@
+//! `scm-agent doctor`: looks at everything between the configuration and git, and says what is wrong and what to do about it.
+//!
+//! It changes nothing and sends no secret: it loads the keys, asks the daemon for its status and issuers for their metadata.
+
+mod git;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::run::{http_setup, integration_source};
+use super::{Io, client};
+use crate::clock::SystemClock;
+use crate::config::{Config, Environment, Finding};
+use crate::error::{Error, Kind};
+use crate::key::KeyRing;
+use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
+use crate::status::{Integration, Secret, Status};
+use crate::{http, oauth};
+
+/// How many issuers are asked for their metadata.
+const MAX_ISSUERS: usize = 20;
+
+/// How long everything that goes over the network may take.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Arguments of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Prints the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// Something does not work.
+    Fail,
+    /// All is well.
+    Ok,
+    /// It cannot be checked from here.
+    Skip,
+    /// It works, but not as it should.
+    Warn,
+}
+
+/// What a check found.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Check {
+    name: &'static str,
+    state: State,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+impl Check {
+    pub(super) fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, state: State::Ok, detail: detail.into(), next: None }
+    }
+
+    pub(super) fn skip(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, state: State::Skip, detail: detail.into(), next: None }
+    }
+
+    pub(super) fn warn(name: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { name, state: State::Warn, detail: detail.into(), next: Some(next.into()) }
+    }
+
+    pub(super) fn fail(name: &'static str, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { name, state: State::Fail, detail: detail.into(), next: Some(next.into()) }
+    }
+
+    fn of(name: &'static str, error: &Error) -> Self {
+        Self::fail(name, error.sentence(), error.hints().join("; "))
+    }
+}
+
+/// Runs `doctor`.
+///
+/// # Errors
+/// When a check failed; the findings are printed all the same.
+pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: &mut Io<'_>) -> Result<(), Error> {
+    let checks = examine(explicit, environment);
+    let failed = checks.iter().filter(|check| check.state == State::Fail).count();
+    let text = if args.json {
+        let document = serde_json::json!({ "healthy": failed == 0, "checks": checks });
+        format!("{document:#}\n")
+    } else {
+        report(&checks)
+    };
+    io.stdout.write_all(text.as_bytes())?;
+    match failed {
+        0 => Ok(()),
+        1 => Err(Error::new(Kind::User, "one check failed")),
+        _ => Err(Error::new(Kind::User, format!("{failed} checks failed"))),
+    }
+}
+
+/// Every check, in the order in which a fault shows first.
+fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
+    let config = match Config::load(explicit, environment) {
+        Ok(config) => config,
+        // Nothing else can be looked at before this is mended.
+        Err(error) => return vec![Check::of("config", &error.into())],
+    };
+    let mut checks = vec![configuration(&config)];
+    checks.extend(named_files(&config));
+    checks.push(keys(&config));
+    match client::ask::<Status>(&config.agent.socket, "status") {
+        Ok(status) => {
+            checks.push(daemon(&status));
+            checks.push(control_plane(&status));
+            checks.extend(registered_keys(&status));
+            checks.extend(integrations(&status));
+            checks.push(memory(&status));
+            checks.extend(issuers(&config, &status));
+            checks.extend(git::examine(&config.agent.socket, &status));
+        }
+        Err(error) => {
+            checks.push(Check::of("daemon", &error));
+            checks.push(reachable_control_plane(&config));
+        }
+    }
+    checks
+}
+
+fn configuration(config: &Config) -> Check {
+    match config.require_secrets() {
+        Ok(()) => Check::ok("config", format!("nothing unknown, nothing missing; files read: {}", config.files.len())),
+        // The service may have them as systemd credentials, which only it can see.
+        Err(error) => Check::warn("config", error.to_string(), "run doctor where the service's credentials are, or name the files"),
+    }
+}
+
+fn named_files(config: &Config) -> Vec<Check> {
+    let check = |finding| match finding {
+        Finding::Error(problem) => Check::fail("files", problem.to_string(), "scm-agent config check"),
+        Finding::Warning(problem) => Check::warn("files", problem.to_string(), "run doctor as root, or as the agent's user"),
+    };
+    config.check_named_files().into_iter().map(check).collect()
+}
+
+fn keys(config: &Config) -> Check {
+    if config.key.files.is_empty() {
+        return Check::skip("key", "no key file is configured here");
+    }
+    // A development key is the daemon's own business: it was told to take it, or it does not run.
+    match KeyRing::load(&config.key_config(true)) {
+        Ok(keys) => {
+            let names: Vec<String> = keys.descriptions().iter().map(|key| format!("{} {}", key.algorithm, key.fingerprint)).collect();
+            Check::ok("key", names.join(", "))
+        }
+        Err(error) => Check::of("key", &error.into()),
+    }
+}
+
+fn daemon(status: &Status) -> Check {
+    if status.version != env!("CARGO_PKG_VERSION") {
+        let detail = format!("the daemon is version {}, this is {}", status.version, env!("CARGO_PKG_VERSION"));
+        return Check::warn("daemon", detail, "systemctl restart scm-agent");
+    }
+    Check::ok("daemon", format!("version {}, pid {}", status.version, status.pid))
+}
+
+fn control_plane(status: &Status) -> Check {
+    let sync = &status.sync;
+    match (&sync.last_error, sync.last_success) {
+        (None, None) => Check::warn("control-plane", format!("{} was not asked yet", sync.source), "scm-agent sync"),
+        (None, Some(_)) => Check::ok("control-plane", format!("{}, {} integrations", sync.source, status.integrations.len())),
+        (Some(error), _) => Check::fail(
+            "control-plane",
+            format!("{} fails, {} times in a row: {error}", sync.source, sync.consecutive_failures),
+            "see control_plane.url, runner_id, token_file, proxy and ca_file, then run: scm-agent sync",
+        ),
+    }
+}
+
+/// Asks the control plane from here, for when no daemon says how it fares.
+fn reachable_control_plane(config: &Config) -> Check {
+    let source = match integration_source(config) {
+        Ok(source) => source,
+        Err(error) => return Check::of("control-plane", &error),
+    };
+    let fetched = on_the_network(async move { source.fetch().await });
+    match fetched {
+        Some(Ok(list)) => Check::ok("control-plane", format!("reachable from here, {} integrations", list.integrations.len())),
+        Some(Err(error)) => Check::fail(
+            "control-plane",
+            error.to_string(),
+            "see control_plane.url, runner_id, token_file, proxy and ca_file, then run doctor again",
+        ),
+        None => Check::fail("control-plane", "no answer in time", "see whether a proxy or a firewall is in the way"),
+    }
+}
+
+fn registered_keys(status: &Status) -> Vec<Check> {
+    let next = "register the public key that `scm-agent key show FILE` prints, or put the registered key's file into key.files";
+    let about_keys = status.degraded.iter().filter(|reason| reason.contains("key") && !reason.contains("client secret"));
+    about_keys.map(|reason| Check::fail("registered-key", reason.clone(), next)).collect()
+}
+
+fn integrations(status: &Status) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for integration in &status.integrations {
+        let name = format!("{} ({})", integration.host, integration.id);
+        if integration.secret == Secret::Undecryptable {
+            checks.push(Check::fail(
+                "integrations",
+                format!("no runner key opens the client secret of {name}"),
+                "put the file of the key that it was sealed for into key.files, or enter the secret anew with the control plane",
+            ));
+        }
+        for token in integration.tokens.iter().filter(|_| integration.secret == Secret::Ok) {
+            if let Some(error) = &token.last_error {
+                checks.push(Check::fail("integrations", format!("{name}: {error}"), "see the app's id, secret and scopes with its issuer"));
+            }
+        }
+        if integration.grant == "none" {
+            let reason = integration.note.as_deref().unwrap_or("nothing is set up for it");
+            checks.push(Check::warn("integrations", format!("{name} gives no token: {reason}"), "set it up with the control plane"));
+        }
+    }
+    if checks.is_empty() && !status.integrations.is_empty() {
+        checks.push(Check::ok("integrations", format!("{} usable", status.integrations.len())));
+    }
+    checks
+}
+
+fn memory(status: &Status) -> Check {
+    match &status.memory.reason {
+        None => Check::ok("memory", "kept out of swap"),
+        Some(reason) => {
+            Check::warn("memory", format!("may be swapped: {reason}"), "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited")
+        }
+    }
+}
+
+/// Asks the issuers of the integrations for what they offer. No client authenticates: nothing secret is sent.
+fn issuers(config: &Config, status: &Status) -> Vec<Check> {
+    let overrides = config.provider_overrides();
+    let plan_of = |integration: &Integration| {
+        plan(&integration.scm_id, &integration.host, integration.issuer.as_deref(), integration.pat, integration.oauth, &overrides)
+    };
+    let mut wanted: BTreeMap<String, ServicePlan> = BTreeMap::new();
+    for integration in &status.integrations {
+        if let Plan::Service(plan) = plan_of(integration) {
+            wanted.entry(plan.issuer_host()).or_insert(plan);
+        }
+    }
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let http = match http::Client::new(&config.http_config(false)) {
+        Ok(http) => http,
+        Err(error) => return vec![Check::of("issuers", &http_setup(error))],
+    };
+    let tokens = TokenClient::new(http, Arc::new(SystemClock));
+    let left_out = wanted.len().saturating_sub(MAX_ISSUERS);
+    let answers = on_the_network(async move {
+        let mut answers: Vec<(String, Result<(), oauth::Error>)> = Vec::new();
+        for (host, plan) in wanted.into_iter().take(MAX_ISSUERS) {
+            answers.push((host, tokens.endpoint(&plan).await.map(|_| ())));
+        }
+        answers
+    });
+    let Some(answers) = answers else {
+        return vec![Check::fail("issuers", "no answer in time", "see whether a proxy or a firewall is in the way")];
+    };
+    let reached = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
+    let mut checks: Vec<Check> = answers
+        .into_iter()
+        .filter_map(|(host, answer)| Some((host, answer.err()?)))
+        .map(|(host, error)| Check::fail("issuers", format!("{host}: {error}"), "see the integration's issuer URL, the proxy and ca_file"))
+        .collect();
+    if reached > 0 {
+        checks.push(Check::ok("issuers", format!("{reached} say where tokens are to be had")));
+    }
+    if left_out > 0 {
+        checks.push(Check::skip("issuers", format!("{left_out} more were not asked")));
+    }
+    checks
+}
+
+/// Runs what needs the network to its end or to the time limit.
+fn on_the_network<T>(work: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    runtime.block_on(async { tokio::time::timeout(NETWORK_TIMEOUT, work).await.ok() })
+}
+
+/// The findings for a person, each with what to do next below it.
+fn report(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let state = match check.state {
+            State::Fail => "FAIL",
+            State::Ok => "ok",
+            State::Skip => "skip",
+            State::Warn => "warn",
+        };
+        let _ = writeln!(text, "{state:<5} {:<15} {}", check.name, check.detail.replace('\n', "\n                      "));
+        if let Some(next) = check.next.as_deref().filter(|next| !next.is_empty()) {
+            let _ = writeln!(text, "                      -> {next}");
+        }
+    }
+    text
+}

@@ -1,0 +1,140 @@
+//! `doctor` on setups that are broken for real: each fault is named, with what to do about it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::daemon::{run, succeed};
+use crate::support::git_host::git;
+use crate::support::world::World;
+
+/// What doctor finds, with git configured by `home` and our helper in PATH if it is to be there.
+async fn findings(world: &World, config: &Path, home: &Path, helper_in_path: bool) -> (bool, Vec<Value>) {
+    let mut command = tokio::process::Command::from(world.agent(&["doctor", "--json", "--config"]));
+    let helper_folder = world.binaries.helper.parent().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = if helper_in_path { format!("{}:{path}", helper_folder.display()) } else { path };
+    command.arg(config).env("PATH", path).env("HOME", home).env("XDG_CONFIG_HOME", home).env("GIT_CONFIG_NOSYSTEM", "1");
+    command.env_remove("SCM_AGENT__AGENT__SOCKET");
+    let output = run(command, "").await;
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let healthy = document["healthy"].as_bool().unwrap();
+    assert_eq!(healthy, output.status.success());
+    (healthy, document["checks"].as_array().unwrap().clone())
+}
+
+/// Asserts that a check of that name has that state, mentions the detail, and says what to do.
+fn assert_found(checks: &[Value], name: &str, state: &str, detail: &str) {
+    let found = checks
+        .iter()
+        .find(|check| check["name"] == name && check["state"] == state && check["detail"].as_str().unwrap().contains(detail))
+        .unwrap_or_else(|| panic!("no {state} of {name} with {detail:?} in {checks:#?}"));
+    if state == "fail" || state == "warn" {
+        assert!(!found["next"].as_str().unwrap_or_default().is_empty(), "{found} says no way out");
+    }
+}
+
+async fn git_config(home: &Path, arguments: &[&str]) {
+    let mut command = git(home);
+    command.args(["config", "--global"]).args(arguments);
+    succeed(command).await;
+}
+
+#[tokio::test]
+async fn a_sound_setup_is_healthy() {
+    let world = World::new(crate::binaries());
+    world.write_list(&[]);
+    let config = world.config("");
+    let daemon = world.start(&config).await;
+    daemon.until_synced().await;
+    let (healthy, checks) = findings(&world, &config, world.directory(), true).await;
+    assert!(healthy, "{checks:#?}");
+    for name in ["config", "key", "daemon", "control-plane", "git", "helper"] {
+        assert_found(&checks, name, "ok", "");
+    }
+}
+
+#[tokio::test]
+async fn faults_before_the_daemon_are_named() {
+    let world = World::new(crate::binaries());
+    world.write_list(&[]);
+    let home = world.directory();
+    let write = |name: &str, text: &str| {
+        std::fs::write(world.path(name), text).unwrap();
+        world.path(name)
+    };
+    let source = "[control_plane]\nfile = \"integrations.json\"\n";
+    let socket = "[agent]\nsocket = \"agent.sock\"\n";
+
+    let (healthy, checks) = findings(&world, &world.path("nowhere.toml"), home, true).await;
+    assert!(!healthy);
+    assert_found(&checks, "config", "fail", "nowhere.toml");
+
+    let misspelt = write("misspelt.toml", &format!("{source}[agent]\nsoket = \"a\"\n"));
+    assert_found(&findings(&world, &misspelt, home, true).await.1, "config", "fail", "agent.soket");
+
+    let no_key = write("no-key.toml", &format!("{source}{socket}"));
+    assert_found(&findings(&world, &no_key, home, true).await.1, "config", "warn", "key.files");
+
+    let missing = write("missing-key.toml", &format!("{source}{socket}[key]\nfiles = [\"nowhere.pem\"]\n"));
+    let (_, checks) = findings(&world, &missing, home, true).await;
+    assert_found(&checks, "files", "fail", "key.files");
+    assert_found(&checks, "key", "fail", "nowhere.pem");
+
+    let down = write("down.toml", &format!("{source}{socket}[key]\nfiles = [\"runner.pem\"]\n"));
+    let (healthy, checks) = findings(&world, &down, home, true).await;
+    assert!(!healthy);
+    assert_found(&checks, "daemon", "fail", "agent.sock");
+    assert_found(&checks, "control-plane", "ok", "0 integrations");
+
+    let unreachable =
+        "[control_plane]\nurl = \"http://127.0.0.1:1/api\"\nrunner_id = \"0196f3a4-7d5c-7b51-9d2f-3f6f8a1c0e11\"\ntoken_file = \"token\"\n";
+    write("token", "a-token");
+    std::fs::set_permissions(world.path("token"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let plane = write("plane.toml", &format!("{unreachable}{socket}allow_insecure_loopback = true\n[key]\nfiles = [\"runner.pem\"]\n"));
+    assert_found(&findings(&world, &plane, home, true).await.1, "control-plane", "fail", "connection refused");
+}
+
+#[tokio::test]
+async fn faults_behind_the_daemon_are_named() {
+    let world = World::new(crate::binaries());
+    let home = world.path("home");
+    std::fs::create_dir(&home).unwrap();
+    let undecryptable = world.integration(1, "one.example.com", "app", "AAAA");
+    let mut unsupported = world.integration(2, "two.example.com", "app", &world.seal("secret"));
+    unsupported["oauth"] = Value::Null;
+    let mut no_issuer = world.integration(3, "three.example.com", "app", &world.seal("secret"));
+    no_issuer["oauth"]["issuerUrl"] = Value::String("http://127.0.0.1:1".to_owned());
+    world.write_list(&[undecryptable, unsupported, no_issuer]);
+    let config = world.config("");
+    let daemon = world.start(&config).await;
+    daemon.until(|status| status["integrations"][0]["secret"] == "undecryptable").await;
+
+    let (healthy, checks) = findings(&world, &config, &home, false).await;
+    assert!(!healthy);
+    assert_found(&checks, "integrations", "fail", "one.example.com");
+    assert_found(&checks, "integrations", "warn", "two.example.com");
+    assert_found(&checks, "issuers", "fail", "connection refused");
+    assert_found(&checks, "helper", "fail", "PATH");
+    assert_found(&checks, "git", "warn", "three.example.com");
+
+    git_config(&home, &["credential.helper", "store"]).await;
+    git_config(&home, &["--add", "credential.helper", "scm-agent"]).await;
+    git_config(&home, &["http.https://one.example.com/.extraHeader", "Authorization: Basic canary"]).await;
+    let (_, checks) = findings(&world, &config, &home, true).await;
+    assert_found(&checks, "git", "warn", "\"store\"");
+    assert_found(&checks, "git", "warn", "extraHeader");
+    assert_found(&checks, "git", "fail", "/run/scm-agent/agent.sock");
+    assert!(!format!("{checks:?}").contains("canary"));
+
+    // A helper that is told where the socket is, and nothing beside it, is as it should be.
+    git_config(&home, &["--unset-all", "credential.helper"]).await;
+    git_config(&home, &["credential.helper", &format!("scm-agent --socket {}", daemon.socket().display())]).await;
+    let (_, checks) = findings(&world, &config, &home, true).await;
+    assert_found(&checks, "git", "ok", "every integration's host");
+
+    // The list goes bad.
+    std::fs::write(world.path("integrations.json"), "{").unwrap();
+    daemon.until(|status| !status["sync"]["last_error"].is_null()).await;
+    assert_found(&findings(&world, &config, &home, true).await.1, "control-plane", "fail", "integrations.json");
+}
