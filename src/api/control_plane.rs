@@ -1,4 +1,5 @@
-//! The client of `gitpod.v1.RunnerConfigurationService`: Connect unary calls with JSON bodies.
+//! The client of `gitpod.v1.RunnerConfigurationService` and of what else is asked of the control plane: Connect unary calls
+//! with JSON bodies.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,10 +17,11 @@ use super::message::{self, ListReader};
 use super::{Error, MAX_INTEGRATIONS, MAX_PAGE_BYTES, TokenSource};
 use crate::http::{self, Reply, Request, host_and_port};
 use crate::integration::ScmIntegration;
-use crate::integration::source::{IntegrationList, IntegrationSource, SourceError};
+use crate::integration::source::{IntegrationList, IntegrationSource, RegisteredKeySource, SourceError};
 use crate::secret::BearerToken;
 
-const SERVICE: &str = "gitpod.v1.RunnerConfigurationService";
+const CONFIGURATION: &str = "gitpod.v1.RunnerConfigurationService";
+const RUNNERS: &str = "gitpod.v1.RunnerService";
 const CONNECT_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const JSON: &str = "application/json";
 /// The largest page that the service gives.
@@ -106,12 +108,22 @@ impl ControlPlane {
     /// # Errors
     /// [`Error`]; with [`Code::NotFound`] when there is none of that id.
     pub async fn get_scm_integration(&self, id: &str) -> Result<ScmIntegration, Error> {
-        let reply = self.call("GetSCMIntegration", &json!({ "id": id }), MAX_SINGLE_BYTES).await?;
+        let reply = self.call(CONFIGURATION, "GetSCMIntegration", &json!({ "id": id }), MAX_SINGLE_BYTES).await?;
         let rejected = |reason: String| Error::Rejected { host: self.host.clone(), reason };
         let integration = message::read_single(&reply.body, &self.runner_id)
             .map_err(|source| Error::Reply { host: self.host.clone(), source })?
             .map_err(rejected)?;
         if integration.id.eq_ignore_ascii_case(id) { Ok(integration) } else { Err(rejected("id is not the one asked for".to_owned())) }
+    }
+
+    /// Asks for the runner (`gitpod.v1.RunnerService/GetRunner`) and returns its registered public key, `status.publicKey`, in
+    /// whatever form it has there. `None` when none is registered.
+    ///
+    /// # Errors
+    /// [`Error`]; old servers and narrow tokens lead to [`Code::Unimplemented`] and [`Code::PermissionDenied`].
+    pub async fn registered_public_key(&self) -> Result<Option<Vec<u8>>, Error> {
+        let reply = self.call(RUNNERS, "GetRunner", &json!({ "runnerId": self.runner_id }), MAX_SINGLE_BYTES).await?;
+        message::read_public_key(&reply.body, &self.runner_id).map_err(|source| Error::Reply { host: self.host.clone(), source })
     }
 
     async fn all_pages(&self) -> Result<IntegrationList, Error> {
@@ -124,7 +136,7 @@ impl ControlPlane {
                 "pagination": { "pageSize": PAGE_SIZE, "token": page_token },
                 "filter": { "runnerIds": [self.runner_id] },
             });
-            let reply = self.call("ListSCMIntegrations", &body, MAX_PAGE_BYTES).await?;
+            let reply = self.call(CONFIGURATION, "ListSCMIntegrations", &body, MAX_PAGE_BYTES).await?;
             let next = reader.page(&reply.body).map_err(|source| Error::Reply { host: self.host.clone(), source })?;
             if next.is_empty() {
                 let list = reader.finish();
@@ -146,9 +158,10 @@ impl ControlPlane {
     }
 
     /// Calls a method. A refused token that changed in the meantime is tried once more.
-    async fn call(&self, method: &str, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
+    async fn call(&self, service: &str, method: &str, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
+        let url = self.method_url(service, method);
         let token = self.token.load()?;
-        let error = match self.call_with(&token, method, message, max_reply_bytes).await {
+        let error = match self.call_with(&token, url.clone(), message, max_reply_bytes).await {
             Err(error) if error.code() == Some(Code::Unauthenticated) => error,
             result => return result,
         };
@@ -157,11 +170,11 @@ impl ControlPlane {
             return Err(error);
         }
         tracing::info!(host = self.host, "the token was refused and has changed since, trying the new one");
-        self.call_with(&fresh, method, message, max_reply_bytes).await
+        self.call_with(&fresh, url, message, max_reply_bytes).await
     }
 
-    async fn call_with(&self, token: &BearerToken, method: &str, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
-        let request = Request::post(self.method_url(method), JSON, message.to_string().into_bytes())
+    async fn call_with(&self, token: &BearerToken, url: Url, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
+        let request = Request::post(url, JSON, message.to_string().into_bytes())
             .header(CONNECT_PROTOCOL_VERSION, HeaderValue::from_static("1"))
             .header(AUTHORIZATION, authorization(token))
             .max_reply_bytes(max_reply_bytes);
@@ -178,10 +191,10 @@ impl ControlPlane {
         if reply.status == 200 { Ok(reply) } else { Err(Error::Refused(Refusal::read(host, &reply, token, SystemTime::now()))) }
     }
 
-    fn method_url(&self, method: &str) -> Url {
+    fn method_url(&self, service: &str, method: &str) -> Url {
         let mut url = self.base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push(SERVICE).push(method);
+            path.pop_if_empty().push(service).push(method);
         }
         url
     }
@@ -194,6 +207,12 @@ impl IntegrationSource for ControlPlane {
 
     fn describe(&self) -> String {
         self.host.clone()
+    }
+}
+
+impl RegisteredKeySource for ControlPlane {
+    fn registered_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, SourceError>> {
+        Box::pin(async { self.registered_public_key().await.map_err(|error| SourceError::from(&error)) })
     }
 }
 
@@ -229,10 +248,10 @@ mod tests {
     #[test]
     fn the_base_url_may_have_a_path_and_a_slash_at_its_end() {
         for base in ["https://cp.example/api", "https://cp.example/api/"] {
-            let url = control_plane(base).unwrap().method_url("ListSCMIntegrations");
+            let url = control_plane(base).unwrap().method_url(CONFIGURATION, "ListSCMIntegrations");
             assert_eq!(url.as_str(), "https://cp.example/api/gitpod.v1.RunnerConfigurationService/ListSCMIntegrations");
         }
-        let url = control_plane("https://cp.example").unwrap().method_url("GetSCMIntegration");
+        let url = control_plane("https://cp.example").unwrap().method_url(CONFIGURATION, "GetSCMIntegration");
         assert_eq!(url.as_str(), "https://cp.example/gitpod.v1.RunnerConfigurationService/GetSCMIntegration");
     }
 

@@ -1,4 +1,4 @@
-//! Where lists of integrations come from: the trait that the `api` stage implements, and what it hands over.
+//! Where lists of integrations come from: the traits that the `api` stage implements, and what it hands over.
 
 use std::time::Duration;
 
@@ -54,4 +54,10 @@ pub trait IntegrationSource: Send + Sync {
 
     /// Names the source for `status`: its host or its file.
     fn describe(&self) -> String;
+}
+
+/// Something that knows which public key secrets are sealed with for this runner.
+pub trait RegisteredKeySource: Send + Sync {
+    /// Asks for the public key that is registered for the runner, in whatever form it has there; `None` when there is none.
+    fn registered_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, SourceError>>;
 }

@@ -127,7 +127,8 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-fn inherited_descriptor(path: &Path) -> Option<RawFd> {
+/// The number of a descriptor that this process was started with, if the path means one.
+pub(super) fn inherited_descriptor(path: &Path) -> Option<RawFd> {
     let path = path.to_str()?;
     let number = path.strip_prefix("/dev/fd/").or_else(|| path.strip_prefix("/proc/self/fd/"))?;
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?

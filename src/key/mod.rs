@@ -19,6 +19,7 @@ mod generate;
 mod oaep;
 mod private_key;
 mod public_key;
+mod reload;
 mod ring;
 mod sealed_box;
 
@@ -33,6 +34,7 @@ pub use fingerprint::Fingerprint;
 pub use generate::{GeneratedKey, NewKey};
 pub use private_key::RunnerPrivateKey;
 pub use public_key::RunnerPublicKey;
+pub use reload::KeyFiles;
 pub use ring::{KeyDescription, KeyRing};
 
 /// Which keys the daemon loads, and how.

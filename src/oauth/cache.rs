@@ -256,6 +256,15 @@ where
         before - state.entries.len()
     }
 
+    /// Forgets the failures of mints that the predicate calls mended, so that the next caller tries again at once. The predicate
+    /// runs under the cache's lock: keep it short.
+    pub fn forget_failures(&self, mut mended: impl FnMut(&E) -> bool) {
+        self.shared.lock().entries.retain(|_, entry| {
+            entry.failure.take_if(|failure| matches!(&*failure.error, MintError::Failed(error) if mended(error)));
+            !entry.is_idle()
+        });
+    }
+
     /// How each key fares, in no order. Dead tokens are forgotten on the way.
     #[must_use]
     pub fn states(&self) -> Vec<(K, TokenStatus<E>)> {

@@ -17,6 +17,8 @@ const MAX_HOST: usize = 512;
 const MAX_ID: usize = 128;
 const MAX_ISSUER_URL: usize = 2048;
 const MAX_PAGE_TOKEN: usize = 4096;
+/// Several times what the largest key takes, in any form.
+const MAX_PUBLIC_KEY_BYTES: usize = 8 * 1024;
 const MAX_VIRTUAL_DIRECTORY: usize = 256;
 
 /// Why a reply cannot be read as a whole.
@@ -116,6 +118,39 @@ pub(super) fn read_single(body: &[u8], runner_id: &str) -> Result<Result<ScmInte
     let [integration] = proto_json::object(text, [("integration", "integration")])?;
     let integration = integration.ok_or(MessageError::Field { field: "integration" })?;
     Ok(read_integration(integration, Some(runner_id)).map_err(|(_, reason)| reason))
+}
+
+/// Reads a `GetRunnerResponse`: the public key in `runner.status`, `None` when it is absent or empty.
+pub(super) fn read_public_key(body: &[u8], runner_id: &str) -> Result<Option<Vec<u8>>, MessageError> {
+    const RUNNER: MessageError = MessageError::Field { field: "runner" };
+    const RUNNER_ID: MessageError = MessageError::Field { field: "runner.runnerId" };
+    const STATUS: MessageError = MessageError::Field { field: "runner.status" };
+    const PUBLIC_KEY: MessageError = MessageError::Field { field: "runner.status.publicKey" };
+    let body = std::str::from_utf8(body).map_err(|_| MessageError::NotText)?;
+    let [runner] = proto_json::object(body, [("runner", "runner")])?;
+    let runner = runner.ok_or(RUNNER)?;
+    let [owner, status] =
+        proto_json::object(runner.get(), [("runnerId", "runner_id"), ("status", "status")]).map_err(|error| match error {
+            ObjectError::Malformed { .. } => RUNNER,
+            ObjectError::Twice("runnerId") => RUNNER_ID,
+            ObjectError::Twice(_) => STATUS,
+        })?;
+    let owner = text("runner.runnerId", owner, MAX_ID, is_id_character).map_err(|_| RUNNER_ID)?;
+    // Another runner's key says nothing about ours.
+    if !owner.is_empty() && !owner.eq_ignore_ascii_case(runner_id) {
+        return Err(RUNNER_ID);
+    }
+    let Some(status) = status else { return Ok(None) };
+    let [key] = proto_json::object(status.get(), [("publicKey", "public_key")]).map_err(|error| match error {
+        ObjectError::Malformed { .. } => STATUS,
+        ObjectError::Twice(_) => PUBLIC_KEY,
+    })?;
+    let Some(key) = key else { return Ok(None) };
+    if key.get().len() > MAX_PUBLIC_KEY_BYTES * 2 {
+        return Err(PUBLIC_KEY);
+    }
+    let key = proto_json::string(key).and_then(|key| proto_json::base64(&key)).ok_or(PUBLIC_KEY)?;
+    Ok(Some(key).filter(|key| !key.is_empty()))
 }
 
 fn next_token(pagination: &RawValue) -> Result<String, MessageError> {
