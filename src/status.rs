@@ -34,6 +34,8 @@ pub struct Key {
     pub algorithm: String,
     /// Fingerprint of the public half.
     pub fingerprint: String,
+    /// Whether it is the one registered with the control plane; `null` where that is not known.
+    pub registered: Option<bool>,
 }
 
 /// The state of the list of integrations. Times are Unix seconds.

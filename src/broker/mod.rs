@@ -2,6 +2,7 @@
 //!
 //! The stages do not know each other; this is where they meet.
 
+mod rotation;
 mod secrets;
 
 use std::collections::HashSet;
@@ -17,15 +18,18 @@ use crate::clock::Clock;
 use crate::git::{CredentialRequest, Operation};
 use crate::integration::location::Location;
 use crate::integration::registry::{IntegrationRegistry, Lookup};
+use crate::integration::source::RegisteredKeySource;
 use crate::integration::sync::{SyncHandle, SyncState};
 use crate::integration::{ScmId, ScmIntegration};
-use crate::key::KeyRing;
+use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{
     self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient, TokenState,
     TokenStatus,
 };
 use crate::status;
 
+pub use rotation::Reload;
+use rotation::Rotation;
 use secrets::SecretLedger;
 
 /// How long a request waits for the first list after the daemon's start.
@@ -133,10 +137,14 @@ pub struct Parts {
     pub allow_insecure_loopback: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// Stage 3.
+    /// Stage 3: where the keys came from, to notice when they change.
+    pub key_files: KeyFiles,
+    /// Stage 3: the keys to begin with.
     pub keys: KeyRing,
     /// The operator's word on single hosts.
     pub providers: Vec<ProviderOverride>,
+    /// Stage 1: who knows the registered public key; `None` where nobody does.
+    pub registered_key: Option<Arc<dyn RegisteredKeySource>>,
     /// Stages 1 and 2: the current list, and how fresh it is.
     pub sync: SyncHandle,
     /// Stage 4.
@@ -146,25 +154,24 @@ pub struct Parts {
 /// Answers git.
 pub struct Broker {
     allow_insecure_loopback: bool,
-    keys: Arc<KeyRing>,
     providers: Vec<ProviderOverride>,
     sync: SyncHandle,
     tokens: Arc<TokenClient>,
     cache: TokenCache<TokenKey, Error>,
     secrets: Arc<SecretLedger>,
+    rotation: Rotation,
 }
 
 impl Broker {
     /// Puts the stages together; nothing is asked yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { allow_insecure_loopback, clock, keys, providers, sync, tokens } = parts;
-        let keys = Arc::new(keys);
+        let Parts { allow_insecure_loopback, clock, key_files, keys, providers, registered_key, sync, tokens } = parts;
         Self {
             allow_insecure_loopback,
             cache: TokenCache::new(clock),
-            secrets: Arc::new(SecretLedger::new(Arc::clone(&keys))),
-            keys,
+            secrets: Arc::new(SecretLedger::new(keys)),
+            rotation: Rotation::new(key_files, registered_key),
             providers,
             sync,
             tokens: Arc::new(tokens),
@@ -276,14 +283,14 @@ impl Broker {
         }
     }
 
-    /// Follows the list: drops what came through integrations that changed, and finds out which secrets open.
+    /// Follows the list and the keys: drops what came through integrations that changed, and finds out which secrets open.
     pub async fn follow_list(&self) {
-        let mut updates = self.sync.subscribe();
-        let mut acted_on: Option<Arc<IntegrationRegistry>> = None;
+        let (mut updates, mut rotations) = (self.sync.subscribe(), self.secrets.rotations());
+        let mut acted_on: Option<(Arc<IntegrationRegistry>, u64)> = None;
         loop {
-            let current = Arc::clone(&updates.borrow_and_update().registry);
+            let (current, rotation) = (Arc::clone(&updates.borrow_and_update().registry), *rotations.borrow_and_update());
             // The same list again costs nothing.
-            if !acted_on.as_ref().is_some_and(|acted_on| Arc::ptr_eq(acted_on, &current)) {
+            if !acted_on.as_ref().is_some_and(|(list, keys)| Arc::ptr_eq(list, &current) && *keys == rotation) {
                 let apps = || current.integrations().iter().filter(|integration| integration.oauth.is_some());
                 let kept: HashSet<TokenKey> = apps().map(|integration| TokenKey::of(integration)).collect();
                 let dropped = self.cache.purge(|key| !kept.contains(key));
@@ -292,17 +299,27 @@ impl Broker {
                 }
                 let ciphertexts =
                     apps().filter_map(|integration| integration.oauth.as_ref()).map(|app| app.encrypted_client_secret.clone()).collect();
-                self.secrets.check_all(ciphertexts).await;
-                acted_on = Some(current);
+                tokio::select! {
+                    () = self.secrets.check_all(ciphertexts) => {}
+                    // Begins anew, with the keys that count now.
+                    _ = rotations.changed() => continue,
+                }
+                // Once more: a token that failed with the keys of before may have done so only now.
+                if acted_on.is_some_and(|(_, keys)| keys != rotation) {
+                    self.forget_undecryptable();
+                }
+                acted_on = Some((current, rotation));
             }
-            if updates.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = updates.changed() => if changed.is_err() { return },
+                _ = rotations.changed() => {}
             }
         }
     }
 
     /// Has the list fetched now; how that went.
     pub async fn sync_now(&self) -> status::Sync {
+        self.rotation.ask_soon();
         describe_sync(self.sync.sync_now().await.state)
     }
 
@@ -314,6 +331,8 @@ impl Broker {
         if let Some(error) = &state.last_error {
             degraded.push(format!("the list of integrations is not current: {error}"));
         }
+        let ring = self.secrets.ring();
+        degraded.extend(self.rotation.problems(&ring));
         let held = self.cache.states();
         let mut integrations = Vec::new();
         for rejected in registry.rejected() {
@@ -335,11 +354,14 @@ impl Broker {
             integrations.push(entry);
         }
         Report {
-            key: self
-                .keys
+            key: ring
                 .descriptions()
                 .into_iter()
-                .map(|key| status::Key { algorithm: key.algorithm, fingerprint: key.fingerprint })
+                .map(|key| status::Key {
+                    registered: self.rotation.is_registered(&key),
+                    algorithm: key.algorithm,
+                    fingerprint: key.fingerprint,
+                })
                 .collect(),
             sync: describe_sync(state),
             integrations,

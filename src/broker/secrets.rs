@@ -5,11 +5,11 @@
 //! looks alike.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
 use crate::integration::EncryptedClientSecret;
@@ -25,37 +25,83 @@ const REFILL: Duration = Duration::from_secs(1);
 
 type CiphertextDigest = [u8; 32];
 
-/// What is known of the sealed secrets.
+/// The keys in use, and what is known of the sealed secrets.
 pub(super) struct SecretLedger {
-    keys: Arc<KeyRing>,
-    opens: Mutex<HashMap<CiphertextDigest, bool>>,
+    state: Mutex<State>,
     allowance: AsyncMutex<Allowance>,
+    rotations: watch::Sender<u64>,
+}
+
+struct State {
+    ring: Arc<KeyRing>,
+    /// How many rings came before this one.
+    rotation: u64,
+    opens: HashMap<CiphertextDigest, Known>,
+}
+
+/// What became of a ciphertext.
+#[derive(Clone, Copy)]
+struct Known {
+    opens: bool,
+    /// Under which ring. Another one has yet to try.
+    rotation: u64,
 }
 
 impl SecretLedger {
-    pub(super) fn new(keys: Arc<KeyRing>) -> Self {
-        Self { keys, opens: Mutex::default(), allowance: AsyncMutex::new(Allowance::new()) }
+    pub(super) fn new(ring: KeyRing) -> Self {
+        let state = State { ring: Arc::new(ring), rotation: 0, opens: HashMap::new() };
+        Self { state: Mutex::new(state), allowance: AsyncMutex::new(Allowance::new()), rotations: watch::Sender::new(0) }
+    }
+
+    /// The keys in use.
+    pub(super) fn ring(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.lock().ring)
+    }
+
+    /// Puts other keys in the place of those in use. What is being opened is opened with the keys that it began with.
+    pub(super) fn replace(&self, ring: KeyRing) {
+        let rotation = {
+            let mut state = self.lock();
+            state.ring = Arc::new(ring);
+            state.rotation += 1;
+            state.rotation
+        };
+        self.rotations.send_replace(rotation);
+    }
+
+    /// Follows the number of rings that came before the one in use.
+    pub(super) fn rotations(&self) -> watch::Receiver<u64> {
+        self.rotations.subscribe()
     }
 
     /// Opens a secret for one use; `None` when no key opens it. A ciphertext known not to open is not tried.
     pub(super) async fn open(&self, ciphertext: &EncryptedClientSecret) -> Option<ClientSecret> {
         let digest = digest(ciphertext);
-        match self.known(&digest) {
-            Some(false) => return None,
-            Some(true) => {}
-            None => self.allowance.lock().await.take().await,
+        // One that was opened before is not held up by new ones, whatever keys there were then.
+        if !self.lock().opens.contains_key(&digest) {
+            self.allowance.lock().await.take().await;
         }
-        let opened = self.decrypt(ciphertext.clone()).await;
-        self.remember(digest, opened.is_some());
-        opened
+        loop {
+            let (ring, rotation) = self.lock().keys_for(&digest)?;
+            let opened = decrypt(ring, ciphertext.clone()).await;
+            // What the keys of before did not open, those of now may.
+            if self.lock().remember(digest, Known { opens: opened.is_some(), rotation }) || opened.is_some() {
+                return opened;
+            }
+        }
     }
 
     /// Finds out for each of a list's ciphertexts whether it opens, and forgets those no longer in it.
-    pub(super) async fn check_all(&self, ciphertexts: Vec<EncryptedClientSecret>) {
+    pub(super) async fn check_all(&self, mut ciphertexts: Vec<EncryptedClientSecret>) {
         let current: HashSet<CiphertextDigest> = ciphertexts.iter().map(digest).collect();
-        self.lock().retain(|digest, _| current.contains(digest));
+        {
+            let mut state = self.lock();
+            state.opens.retain(|digest, _| current.contains(digest));
+            // Those first that no allowance can hold up.
+            ciphertexts.sort_by_cached_key(|ciphertext| !state.opens.contains_key(&digest(ciphertext)));
+        }
         for ciphertext in ciphertexts {
-            if self.known(&digest(&ciphertext)).is_none() {
+            if !self.lock().is_current(&digest(&ciphertext)) {
                 // The opened secret is wiped at the end of this statement.
                 drop(self.open(&ciphertext).await);
             }
@@ -67,29 +113,41 @@ impl SecretLedger {
         if ciphertext.is_empty() {
             return status::Secret::Missing;
         }
-        match self.known(&digest(ciphertext)) {
-            Some(false) => status::Secret::Undecryptable,
-            Some(true) | None => status::Secret::Ok,
+        match self.lock().opens.get(&digest(ciphertext)) {
+            Some(Known { opens: false, .. }) => status::Secret::Undecryptable,
+            Some(Known { opens: true, .. }) | None => status::Secret::Ok,
         }
     }
 
-    /// Opens away from the threads that serve git: a large RSA key takes milliseconds.
-    async fn decrypt(&self, ciphertext: EncryptedClientSecret) -> Option<ClientSecret> {
-        let keys = Arc::clone(&self.keys);
-        tokio::task::spawn_blocking(move || keys.decrypt(ciphertext.as_bytes()).ok()).await.ok().flatten()
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The keys to try on a ciphertext; `None` when they were tried in vain.
+    fn keys_for(&self, digest: &CiphertextDigest) -> Option<(Arc<KeyRing>, u64)> {
+        let in_vain = self.opens.get(digest).is_some_and(|known| !known.opens && known.rotation == self.rotation);
+        (!in_vain).then(|| (Arc::clone(&self.ring), self.rotation))
     }
 
-    fn known(&self, digest: &CiphertextDigest) -> Option<bool> {
-        self.lock().get(digest).copied()
+    fn is_current(&self, digest: &CiphertextDigest) -> bool {
+        self.opens.get(digest).is_some_and(|known| known.rotation == self.rotation)
     }
 
-    fn remember(&self, digest: CiphertextDigest, opens: bool) {
-        self.lock().insert(digest, opens);
+    /// Notes what became of a ciphertext, unless later keys were tried on it; says whether it is about the keys in use.
+    fn remember(&mut self, digest: CiphertextDigest, known: Known) -> bool {
+        let kept = self.opens.entry(digest).or_insert(known);
+        if kept.rotation <= known.rotation {
+            *kept = known;
+        }
+        known.rotation == self.rotation
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<CiphertextDigest, bool>> {
-        self.opens.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Opens away from the threads that serve git: a large RSA key takes milliseconds.
+async fn decrypt(ring: Arc<KeyRing>, ciphertext: EncryptedClientSecret) -> Option<ClientSecret> {
+    tokio::task::spawn_blocking(move || ring.decrypt(ciphertext.as_bytes()).ok()).await.ok().flatten()
 }
 
 fn digest(ciphertext: &EncryptedClientSecret) -> CiphertextDigest {

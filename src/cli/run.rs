@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{Io, log};
@@ -11,16 +12,22 @@ use crate::agent::limits::Limits;
 use crate::agent::socket::BoundSocket;
 use crate::agent::{self, Agent, Ending};
 use crate::api::{self, ControlPlane, IntegrationFile, TokenSource};
-use crate::broker::{Broker, Parts};
+use crate::broker::{Broker, Parts, Reload};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Source, TokenOrigin};
 use crate::error::{Error, Kind};
-use crate::integration::source::IntegrationSource;
+use crate::integration::source::{IntegrationSource, RegisteredKeySource};
 use crate::integration::sync::{self, RandomJitter, SyncHandle};
-use crate::key::KeyRing;
+use crate::key::KeyFiles;
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
 use crate::{harden, http, status};
+
+/// How often the key files are looked at, or with each poll where that is more often.
+const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where the list comes from, and who knows the registered public key.
+type Sources = (Arc<dyn IntegrationSource>, Option<Arc<dyn RegisteredKeySource>>);
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -44,8 +51,9 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
         }
     };
     config.require_secrets()?;
-    let keys = KeyRing::load(&config.key_config(args.allow_development_key))?;
-    let source = integration_source(config)?;
+    let mut key_files = KeyFiles::new(config.key_config(args.allow_development_key));
+    let keys = key_files.load()?;
+    let (source, registered_key) = sources(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
@@ -59,8 +67,10 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
         let broker = Arc::new(Broker::new(Parts {
             allow_insecure_loopback: config.agent.allow_insecure_loopback,
             clock: Arc::clone(&clock),
+            key_files,
             keys,
             providers: config.provider_overrides(),
+            registered_key,
             sync: SyncHandle::start(source, sync_config, Arc::clone(&clock), Arc::new(RandomJitter)),
             tokens: TokenClient::new(issuers, clock),
         }));
@@ -88,14 +98,7 @@ async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory
         },
         memory,
     ));
-    let following = Arc::clone(&broker);
-    let follower = tokio::spawn(async move { following.follow_list().await });
-    let mut hangup = signal(SignalKind::hangup())?;
-    let refetch = tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            broker.sync_now().await;
-        }
-    });
+    let tasks = follow(&broker, KEY_FILES_INTERVAL.min(config.control_plane.poll_interval))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
@@ -106,26 +109,53 @@ async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory
         }
     })
     .await?;
-    follower.abort();
-    refetch.abort();
+    drop(tasks);
     Ok(ending)
 }
 
-pub(super) fn integration_source(config: &Config) -> Result<Arc<dyn IntegrationSource>, Error> {
+/// Starts what goes on beside serving: following the list, the key files and the registered key, and SIGHUP.
+fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<()>, Error> {
+    let mut tasks = JoinSet::new();
+    let following = Arc::clone(broker);
+    tasks.spawn(async move { following.follow_list().await });
+    let following = Arc::clone(broker);
+    tasks.spawn(async move { following.follow_registered_key().await });
+    // Keys do not wait for a list that is slow to come.
+    let (mut hangup, refetching) = (signal(SignalKind::hangup())?, Arc::clone(broker));
+    tasks.spawn(async move {
+        while hangup.recv().await.is_some() {
+            refetching.sync_now().await;
+        }
+    });
+    let (mut hangup, reloading) = (signal(SignalKind::hangup())?, Arc::clone(broker));
+    tasks.spawn(async move {
+        loop {
+            let reload = tokio::select! {
+                asked = hangup.recv() => if asked.is_some() { Reload::Asked } else { return },
+                () = tokio::time::sleep(key_files_interval) => Reload::Look,
+            };
+            reloading.reload_keys(reload).await;
+        }
+    });
+    Ok(tasks)
+}
+
+pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
     match &config.control_plane.source {
-        Source::File(path) => Ok(Arc::new(IntegrationFile::new(path))),
+        Source::File(path) => Ok((Arc::new(IntegrationFile::new(path)), None)),
         Source::Url(url) => {
             let token = match &config.control_plane.token {
                 TokenOrigin::File(path) => TokenSource::File(path.clone()),
                 TokenOrigin::Environment(name) => TokenSource::Environment { name, token: environment_token(name)? },
                 TokenOrigin::None => return Err(Error::new(Kind::Config, "there is no token for the control plane")),
             };
-            Ok(Arc::new(ControlPlane::new(api::Config {
+            let control_plane = Arc::new(ControlPlane::new(api::Config {
                 base_url: url.clone(),
                 runner_id: config.control_plane.runner_id.clone().unwrap_or_default(),
                 token,
                 http: config.http_config(true),
-            })?))
+            })?);
+            Ok((Arc::clone(&control_plane) as Arc<dyn IntegrationSource>, Some(control_plane)))
         }
     }
 }

@@ -44,7 +44,12 @@ fn table(status: &Status, now: SystemTime) -> String {
     line("health", &health);
     line("daemon", &format!("scm-agent {}, pid {}, up {}", status.version, status.pid, span(status.uptime_seconds)));
     for key in &status.key {
-        line("key", &format!("{} {}", key.algorithm, key.fingerprint));
+        let registered = match key.registered {
+            None => "",
+            Some(true) => ", registered",
+            Some(false) => ", not registered",
+        };
+        line("key", &format!("{} {}{registered}", key.algorithm, key.fingerprint));
     }
     let freshness = match status.sync.last_success {
         None => "no list yet".to_owned(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::run::{http_setup, integration_source};
+use super::run::{http_setup, sources};
 use super::{Io, client};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Finding};
@@ -184,8 +184,8 @@ fn control_plane(status: &Status) -> Check {
 
 /// Asks the control plane from here, for when no daemon says how it fares.
 fn reachable_control_plane(config: &Config) -> Check {
-    let source = match integration_source(config) {
-        Ok(source) => source,
+    let source = match sources(config) {
+        Ok((source, _)) => source,
         Err(error) => return Check::of("control-plane", &error),
     };
     let fetched = on_the_network(async move { source.fetch().await });
