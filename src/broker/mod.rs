@@ -223,12 +223,14 @@ impl Broker {
         }
         // 3, 4: a token, from the cache or for the secret.
         let key = TokenKey::of(&integration);
-        match self.cache.get_or_mint(&key, self.mint(&integration, &plan)).await {
-            // The list changed meanwhile, and the token came through what is gone.
-            Ok(_) if !self.is_current(&key) => {
-                self.cache.purge(|other| *other == key);
-                Outcome::Silence
-            }
+        let minted = self.cache.get_or_mint(&key, self.mint(&integration, &plan)).await;
+        if !self.is_current(&key) {
+            // The list changed meanwhile, as when secrets are sealed for another key. The new one counts; how often that can
+            // happen to a request is bounded by its deadline.
+            self.cache.purge(|other| *other == key);
+            return Box::pin(self.get(request, caller)).await;
+        }
+        match minted {
             // 5: the answer.
             Ok(token) => {
                 info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, "answered");

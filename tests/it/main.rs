@@ -13,6 +13,7 @@ mod integration;
 mod key;
 mod oauth;
 mod root;
+mod rotation;
 mod support;
 
 /// The programs under test.

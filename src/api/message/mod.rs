@@ -149,8 +149,10 @@ pub(super) fn read_public_key(body: &[u8], runner_id: &str) -> Result<Option<Vec
     if key.get().len() > MAX_PUBLIC_KEY_BYTES * 2 {
         return Err(PUBLIC_KEY);
     }
-    let key = proto_json::string(key).and_then(|key| proto_json::base64(&key)).ok_or(PUBLIC_KEY)?;
-    Ok(Some(key).filter(|key| !key.is_empty()))
+    match proto_json::string(key).and_then(|key| proto_json::base64(&key)) {
+        Some(key) if key.len() <= MAX_PUBLIC_KEY_BYTES => Ok(Some(key).filter(|key| !key.is_empty())),
+        _ => Err(PUBLIC_KEY),
+    }
 }
 
 fn next_token(pagination: &RawValue) -> Result<String, MessageError> {

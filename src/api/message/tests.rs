@@ -203,12 +203,60 @@ fn a_page_that_is_wrong_as_a_whole_is_an_error() {
     assert!(ListReader::new(None, 2).page(b"{}").is_ok(), "an empty list is left out");
 }
 
+/// The key in a `GetRunnerResponse`, for the runner `ours`.
+fn public_key(reply: &Value) -> Result<Option<Vec<u8>>, MessageError> {
+    read_public_key(reply.to_string().as_bytes(), "ours")
+}
+
+#[test]
+fn the_registered_public_key_is_read_under_either_name_and_absent_or_empty_is_none() {
+    for reply in [
+        json!({ "runner": { "runnerId": "OURS", "status": { "publicKey": "AAEC/w==" } }, "more": 1 }),
+        json!({ "runner": { "runner_id": "ours", "status": { "public_key": "AAEC_w" } } }),
+        json!({ "runner": { "status": { "phase": 3, "publicKey": "AAEC/w==" } } }),
+    ] {
+        assert_eq!(public_key(&reply).unwrap().unwrap(), [0, 1, 2, 0xff], "{reply}");
+    }
+    for reply in [
+        json!({ "runner": {} }),
+        json!({ "runner": { "status": null } }),
+        json!({ "runner": { "status": { "publicKey": "" } } }),
+        json!({ "runner": { "status": { "publicKey": null } } }),
+    ] {
+        assert_eq!(public_key(&reply).unwrap(), None, "{reply}");
+    }
+}
+
+#[test]
+fn a_runner_that_cannot_be_read_is_told_by_the_name_of_its_field() {
+    let (long, very_long) = ("AAAA".repeat(MAX_PUBLIC_KEY_BYTES / 3 + 1), "A".repeat(3 * MAX_PUBLIC_KEY_BYTES));
+    for (reply, field) in [
+        (json!({}), "runner"),
+        (json!({ "runner": ["canary"] }), "runner"),
+        (json!({ "runner": { "runnerId": "canary" } }), "runner.runnerId"),
+        (json!({ "runner": { "runnerId": "ours", "runner_id": "ours" } }), "runner.runnerId"),
+        (json!({ "runner": { "runnerId": 7 } }), "runner.runnerId"),
+        (json!({ "runner": { "status": "canary" } }), "runner.status"),
+        (json!({ "runner": { "status": { "publicKey": "can ary" } } }), "runner.status.publicKey"),
+        (json!({ "runner": { "status": { "publicKey": 7 } } }), "runner.status.publicKey"),
+        (json!({ "runner": { "status": { "publicKey": long } } }), "runner.status.publicKey"),
+        (json!({ "runner": { "status": { "publicKey": very_long } } }), "runner.status.publicKey"),
+        (json!({ "runner": { "status": { "publicKey": "", "public_key": "" } } }), "runner.status.publicKey"),
+    ] {
+        assert_eq!(public_key(&reply), Err(MessageError::Field { field }), "{reply}");
+    }
+    assert_eq!(read_public_key(b"\xff", "ours"), Err(MessageError::NotText));
+    assert!(matches!(read_public_key(b"<html>", "ours"), Err(MessageError::Malformed { .. })));
+}
+
 proptest! {
     #[test]
     fn no_input_panics(text in "\\PC*", bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = ListReader::new(None, 2).page(text.as_bytes());
         let _ = ListReader::new(None, 2).page(&bytes);
         let _ = read_single(text.as_bytes(), RUNNER);
+        let _ = read_public_key(text.as_bytes(), RUNNER);
+        let _ = public_key(&json!({ "runner": { "runnerId": text, "status": { "publicKey": text } } }));
         let _ = ListReader::new(None, 2).page(json!({ "integrations": [{ "id": text, "host": text, "oauth": { "clientId": text } }] }).to_string().as_bytes());
     }
 }

@@ -147,3 +147,21 @@ async fn a_missing_token_file_is_for_the_operator_and_nothing_is_sent() {
     assert!(error.message.starts_with("cannot use the token file /nonexistent/token: it cannot be read: No such file"), "{error}");
     assert!(control_plane.received().is_empty());
 }
+
+#[tokio::test]
+async fn the_registered_public_key_is_asked_for_by_the_runners_id() {
+    let control_plane = FakeControlPlane::start(TOKEN, RUNNER).await;
+    let client = client(&control_plane.base_url());
+    let error = client.registered_public_key().await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Unimplemented));
+    control_plane.set_public_key(&[]);
+    assert_eq!(client.registered_public_key().await.unwrap(), None);
+    control_plane.set_public_key(&[1; 32]);
+    assert_eq!(client.registered_public_key().await.unwrap(), Some(vec![1; 32]));
+    let asked = control_plane.received().pop().unwrap();
+    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("POST", "/api/gitpod.v1.RunnerService/GetRunner"));
+    assert_eq!(asked.body, json!({ "runnerId": RUNNER }).to_string().into_bytes());
+    control_plane.refuse_get_runner(Answer::json(200, &json!({ "runner": { "runnerId": "another" } })));
+    let error = client.registered_public_key().await.unwrap_err();
+    assert!(matches!(&error, Error::Reply { source, .. } if source.to_string() == "the field runner.runnerId is not usable"), "{error}");
+}

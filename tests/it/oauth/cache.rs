@@ -576,3 +576,16 @@ async fn the_status_shows_the_expiry_and_no_token() {
     assert!(states[0].1.last_error.is_none());
     assert!(!format!("{states:?} {issued:?}").contains("token-1"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_was_mended_is_forgotten_and_nothing_else() {
+    let bench = Bench::new();
+    assert!(bench.ask(Mint::Fail(ErrorClass::Operator, None)).await.is_err());
+    bench.ask_for("other", Mint::Token(Some(HOUR))).await.unwrap();
+    bench.cache.forget_failures(|error| error.class == ErrorClass::Transient);
+    assert!(bench.ask(Mint::Token(Some(HOUR))).await.is_err(), "still remembered");
+    bench.cache.forget_failures(|error| error.class == ErrorClass::Operator);
+    assert!(bench.state().is_none());
+    assert_eq!(text(&bench.ask(Mint::Token(Some(HOUR))).await), "token-3");
+    assert_eq!(text(&bench.ask_for("other", Mint::Token(Some(HOUR))).await), "token-2", "tokens are kept");
+}

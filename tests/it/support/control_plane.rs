@@ -1,4 +1,4 @@
-//! A control plane in the process: the part of `gitpod.v1.RunnerConfigurationService` that an agent asks for.
+//! A control plane in the process: the part of `gitpod.v1.RunnerConfigurationService` that an agent asks for, and `GetRunner`.
 //!
 //! It keeps the rules of the vendor's service, since the vendor's own client is pointed at it too: Connect unary calls with JSON
 //! bodies, field validation, opaque page tokens, default values left out, Connect error bodies.
@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 
 use super::http::{Answer, FakeServer, Received};
 
-const SERVICE_PATH: &str = "/api/gitpod.v1.RunnerConfigurationService/";
+const CONFIGURATION_PATH: &str = "/api/gitpod.v1.RunnerConfigurationService/";
+const RUNNERS_PATH: &str = "/api/gitpod.v1.RunnerService/";
 const DEFAULT_PAGE_SIZE: i64 = 25;
 const MAX_PAGE_SIZE: i64 = 100;
 const MAX_RUNNER_IDS: usize = 25;
@@ -31,12 +32,23 @@ struct State {
     faults: VecDeque<Answer>,
     list_calls: usize,
     get_calls: usize,
+    runner_id: String,
+    /// The registered public key, empty for none; or what is said instead.
+    public_key: Result<Vec<u8>, Answer>,
 }
 
 impl FakeControlPlane {
     /// Starts one that accepts this token. The runner id is a UUID, as the service asks.
     pub async fn start(token: &str, runner_id: &str) -> Self {
-        let state = State { token: token.to_owned(), integrations: Vec::new(), faults: VecDeque::new(), list_calls: 0, get_calls: 0 };
+        let state = State {
+            token: token.to_owned(),
+            integrations: Vec::new(),
+            faults: VecDeque::new(),
+            list_calls: 0,
+            get_calls: 0,
+            runner_id: runner_id.to_owned(),
+            public_key: Err(connect_error("unimplemented", "not implemented")),
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         let server = FakeServer::start(move |request| {
@@ -63,6 +75,21 @@ impl FakeControlPlane {
             integration
         };
         self.state.lock().unwrap().integrations = integrations.into_iter().map(complete).collect();
+    }
+
+    /// Registers a public key for the runner; empty bytes stand for none. Before this, `GetRunner` is not implemented.
+    pub fn set_public_key(&self, key: &[u8]) {
+        self.state.lock().unwrap().public_key = Ok(key.to_owned());
+    }
+
+    /// Answers `GetRunner` with this.
+    pub fn refuse_get_runner(&self, answer: Answer) {
+        self.state.lock().unwrap().public_key = Err(answer);
+    }
+
+    /// How often `GetRunner` was asked for, refusals included.
+    pub fn get_runner_calls(&self) -> usize {
+        self.received().iter().filter(|request| request.path == format!("{RUNNERS_PATH}GetRunner")).count()
     }
 
     /// Accepts another token from now on, and no longer the one before.
@@ -123,7 +150,8 @@ impl State {
     }
 
     fn dispatch(&mut self, request: &Received) -> Result<Answer, Answer> {
-        let Some(method) = request.path.strip_prefix(SERVICE_PATH) else {
+        let runners = request.path.strip_prefix(RUNNERS_PATH);
+        let Some(method) = runners.or_else(|| request.path.strip_prefix(CONFIGURATION_PATH)) else {
             return Err(Answer::new(404, "text/plain; charset=utf-8", "404 page not found\n"));
         };
         if request.method != "POST" {
@@ -144,6 +172,8 @@ impl State {
         let message: Value =
             serde_json::from_slice(&request.body).map_err(|_| connect_error("invalid_argument", "unmarshal message: invalid JSON"))?;
         match method {
+            "GetRunner" if runners.is_some() => self.get_runner(&message),
+            _ if runners.is_some() => Err(connect_error("unimplemented", "not implemented")),
             "ListSCMIntegrations" => self.list(&message),
             "GetSCMIntegration" => self.get(&message),
             _ => Err(connect_error("unimplemented", "not implemented")),
@@ -197,6 +227,20 @@ impl State {
         let found = self.integrations.iter().find(|integration| integration["id"] == id);
         let found = found.ok_or_else(|| connect_error("not_found", "SCM integration not found"))?;
         Ok(Answer::json(200, &json!({ "integration": found })))
+    }
+
+    fn get_runner(&self, message: &Value) -> Result<Answer, Answer> {
+        let key = self.public_key.as_ref().map_err(Clone::clone)?;
+        let id = either(message, "runnerId", "runner_id").as_str().unwrap_or_default();
+        if !is_uuid(id) {
+            return Err(connect_error("invalid_argument", "runner_id: value must be a valid UUID"));
+        }
+        if id != self.runner_id {
+            return Err(connect_error("not_found", "runner not found"));
+        }
+        let mut status = json!({ "phase": "RUNNER_PHASE_ACTIVE", "publicKey": STANDARD.encode(key) });
+        leave_out_defaults(status.as_object_mut().unwrap());
+        Ok(Answer::json(200, &json!({ "runner": { "runnerId": id, "name": "runner", "status": status } })))
     }
 }
 

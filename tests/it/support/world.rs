@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command as StdCommand;
 use std::process::Stdio;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -31,9 +33,21 @@ impl World {
     pub fn new(binaries: Binaries) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let world = Self { binaries, directory };
-        let made = world.agent(&["keygen", "--algorithm", "rsa-2048", "--out"]).arg(world.path("runner.pem")).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        world.make_key("runner.pem", "rsa-2048");
         world
+    }
+
+    /// Makes a further key; the bytes that a control plane registers of it.
+    pub fn make_key(&self, name: &str, algorithm: &str) -> Vec<u8> {
+        let made = self.agent(&["keygen", "--algorithm", algorithm, "--out"]).arg(self.path(name)).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        STANDARD.decode(self.show_key(name)["public_key_base64"].as_str().unwrap()).unwrap()
+    }
+
+    /// What `key show --json` says of a key.
+    pub fn show_key(&self, name: &str) -> Value {
+        let shown = self.agent(&["key", "show", "--json"]).arg(self.path(name)).output().unwrap();
+        serde_json::from_slice(&shown.stdout).unwrap()
     }
 
     /// A path below the host's directory.
@@ -60,10 +74,15 @@ impl World {
 
     /// Encrypts a client secret for the host's key, as the control plane stores it.
     pub fn seal(&self, secret: &str) -> String {
+        self.seal_for("runner.pem", secret)
+    }
+
+    /// Encrypts a client secret for the key in that file.
+    pub fn seal_for(&self, key: &str, secret: &str) -> String {
         use std::io::Write;
         let mut child = self
             .agent(&["seal", "--key"])
-            .arg(self.path("runner.pem"))
+            .arg(self.path(key))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
