@@ -88,6 +88,16 @@ async fn a_client_secret_is_in_memory_while_a_request_holds_it_and_never_after()
     let found = find(daemon.pid(), &held_needles).unwrap();
     assert!(found.is_empty(), "after a failed request: {found:?}");
 
+    // Rotated: every secret was tried with the new key.
+    std::fs::remove_file(world.path("runner.pem")).unwrap();
+    world.make_key("runner.pem", "rsa-2048");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.until(|status| (0..3).all(|index| status["integrations"][index]["secret"] == "undecryptable")).await;
+    for (secret, client_id) in [(&basic, "client-basic"), (&post, "client-post"), (&held, "client-held")] {
+        let found = find(daemon.pid(), &needles_of(secret, client_id)).unwrap();
+        assert!(found.is_empty(), "{client_id} after a rotation: {found:?}");
+    }
+
     // Nor is any of them in what the daemon writes or is started with.
     let mut places = vec![("log", daemon.log())];
     for name in ["cmdline", "environ"] {
@@ -124,4 +134,43 @@ async fn without_the_wiping_allocator_the_scan_finds_what_is_left() {
     assert!(ok, "{error}\n{}", daemon.log());
     let found = find(daemon.pid(), &needles_of(&secret, "client-left")).unwrap();
     assert!(!found.is_empty(), "nothing is left even without wiping, so the scan proves nothing");
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_private_key_is_gone_from_memory_once_another_took_its_place() {
+    let world = World::new(crate::binaries());
+    world.write_list(&[]);
+    let scalar: Vec<u8> = new_secret("scalar").into_bytes().into_iter().map(|byte| byte | 0x80).take(32).collect();
+    for needles in [needles_of_rsa(&world.path("runner.pem")), needles_of_scalar(&scalar)] {
+        if needles[0].name == "the scalar" {
+            std::fs::write(world.path("runner.pem"), &scalar).unwrap();
+        }
+        let daemon = world.start(&world.config("")).await;
+        let before = daemon.until_synced().await["key"].clone();
+        let names = find(daemon.pid(), &needles).unwrap();
+        assert_eq!(names.len(), needles.len(), "the key in use was not found: {names:?}");
+        std::fs::remove_file(world.path("runner.pem")).unwrap();
+        world.make_key("runner.pem", "rsa-2048");
+        daemon.signal(rustix::process::Signal::HUP);
+        daemon.until(|status| status["key"] != before).await;
+        let found = find(daemon.pid(), &needles).unwrap();
+        assert!(found.is_empty(), "{found:?}");
+        assert!(daemon.terminate().await.success());
+    }
+}
+
+/// Parts of an RSA key's numbers as a library's integers have them in memory, the least significant byte first.
+fn needles_of_rsa(file: &std::path::Path) -> Vec<Needle> {
+    use rsa::pkcs8::DecodePrivateKey;
+    use rsa::traits::{PrivateKeyParts, PublicKeyParts};
+    let key = rsa::RsaPrivateKey::from_pkcs8_pem(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(key.size(), 256);
+    let numbers = [("a prime", &key.primes()[0]), ("the other prime", &key.primes()[1])];
+    numbers.map(|(name, number)| Needle { name, bytes: number.to_bytes_le()[32..64].to_vec() }).into()
+}
+
+/// The halves of an X25519 key, but for the bytes in which bits are cleared and set.
+fn needles_of_scalar(scalar: &[u8]) -> Vec<Needle> {
+    vec![Needle { name: "the scalar", bytes: scalar[1..16].to_vec() }, Needle { name: "the scalar's end", bytes: scalar[16..31].to_vec() }]
 }
