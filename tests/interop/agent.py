@@ -38,6 +38,8 @@ class Key:
         self.public = self.file.with_suffix(".pub")
         world.call([world.bin_dir / "scm-agent", "keygen", "--algorithm", "rsa-2048", "--out", self.file], seconds=120)
         world.call(["openssl", "pkey", "-in", self.file, "-pubout", "-out", self.public])
+        # What a runner registers with its control plane.
+        self.registered = world.call(["openssl", "pkey", "-in", self.file, "-pubout", "-outform", "DER"]).stdout
 
     def seal(self, secret):
         """By `scm-agent seal`; base64."""

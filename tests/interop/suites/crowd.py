@@ -16,7 +16,7 @@ class Crowd(Suite):
         world, enter = self.world, self.stack.enter_context
         key = Key(world, "crowd")
         self.issuer = enter(Issuer(world))
-        plane = enter(ControlPlane(world)).start()
+        plane = enter(ControlPlane(world, key.registered)).start()
         row = plane.integration("crowd.example.test", "app", key.seal(self.issuer.apps["app"]), self.issuer.url)
         plane.put(row)
         self.agent = enter(Agent(world, plane, key))

@@ -17,7 +17,7 @@ class Flow(Suite):
         issuer = self.issuer = enter(Issuer(world, apps=["app", "second"]))
         self.git_host = enter(GitHost(world, issuer.url, issuer.resource_server))
         self.url = self.git_host.new_repository("flow.git")
-        plane = self.plane = enter(ControlPlane(world)).start()
+        plane = self.plane = enter(ControlPlane(world, key.registered)).start()
         self.main = plane.integration(self.git_host.host, "app", key.seal(issuer.apps["app"]), issuer.url)
         self.foreign = plane.integration("openssl.example.test", "second", key.seal_with_openssl(issuer.apps["second"]), issuer.url)
         plane.put(self.main, self.foreign)
@@ -36,6 +36,9 @@ class Flow(Suite):
         expect(not wrong, f"wrong in the row: {wrong}")
         expect(status["pid"] == self.agent.pid, "another process answered")
         expect(status["key"][0]["fingerprint"], "no key fingerprint")
+
+    def case_the_registered_public_key_is_the_loaded_one(self):
+        self.agent.wait_for(lambda status: status["key"][0]["registered"], "it does not see its key registered")
 
     def case_git_clones(self):
         self.agent.git("clone", "-q", self.url, str(self.clone))

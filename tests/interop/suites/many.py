@@ -19,7 +19,7 @@ class Many(Suite):
         key = Key(world, "many")
         stranger = Key(world, "many-stranger")
         self.issuer = enter(Issuer(world))
-        plane = self.plane = enter(ControlPlane(world)).start()
+        plane = self.plane = enter(ControlPlane(world, key.registered)).start()
         secret = self.issuer.apps["app"]
 
         def integration(number):

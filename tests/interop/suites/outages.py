@@ -19,7 +19,7 @@ class Outages(Suite):
         self.issuer = enter(Issuer(world))
         # The issuer is an old one for the whole suite: RFC 8414 metadata only.
         self.issuer.ask({"do": "metadata", "serve": ["rfc8414"]})
-        self.plane = enter(ControlPlane(world))
+        self.plane = enter(ControlPlane(world, self.key.registered))
         self.agent = enter(Agent(world, self.plane, self.key))
         self.row = self.plane.integration(HOST, "app", self.key.seal(self.issuer.apps["app"]), self.issuer.url)
 
