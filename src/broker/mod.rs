@@ -305,6 +305,11 @@ impl Broker {
                     () = self.secrets.check_all(ciphertexts) => {}
                     // Begins anew, with the keys that count now.
                     _ = rotations.changed() => continue,
+                    // New secrets may have to wait for their turn; what a newer list takes away does not wait with them.
+                    changed = updates.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
                 }
                 // Once more: a token that failed with the keys of before may have done so only now.
                 if acted_on.is_some_and(|(_, keys)| keys != rotation) {

@@ -178,7 +178,7 @@ mod tests {
             version: "1.2.3".to_owned(),
             pid: 7,
             uptime_seconds: 7_505,
-            key: vec![Key { algorithm: "rsa-2048".to_owned(), fingerprint: "SHA256:abc".to_owned() }],
+            key: vec![Key { algorithm: "rsa-2048".to_owned(), fingerprint: "SHA256:abc".to_owned(), registered: None }],
             sync: Sync {
                 source: "plane.example".to_owned(),
                 last_success: Some(940),

@@ -162,8 +162,9 @@ impl Client {
                 .referer(false)
                 .tls_version_min(tls::Version::TLS_1_2)
                 .tls_certs_merge(certificates.clone())
-                .pool_idle_timeout(Duration::from_secs(30))
-                .pool_max_idle_per_host(1)
+                // The buffers of a connection that waits for its next request still hold the last one's headers, and with them a
+                // bearer token or a client secret.
+                .pool_max_idle_per_host(0)
                 .dns_resolver(GuardedResolver { any_address: proxied || config.trusted_urls, loopback: config.allow_insecure_loopback })
         };
         let direct = builder(false).no_proxy().build().map_err(|_| BuildError::Tls)?;

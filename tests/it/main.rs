@@ -12,6 +12,7 @@ mod helper;
 mod integration;
 mod key;
 mod oauth;
+mod oracle;
 mod root;
 mod rotation;
 mod support;

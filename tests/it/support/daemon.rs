@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::git_host::git;
 
@@ -19,6 +20,7 @@ pub struct Daemon {
     child: Child,
     socket: PathBuf,
     log: Arc<Mutex<String>>,
+    logging: JoinHandle<()>,
 }
 
 impl Daemon {
@@ -54,14 +56,14 @@ impl Daemon {
         let log = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&log);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        tokio::spawn(async move {
+        let logging = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut log = sink.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Self { child, socket: socket.to_owned(), log }
+        Self { child, socket: socket.to_owned(), log, logging }
     }
 
     /// Waits until the socket answers.
@@ -135,7 +137,15 @@ impl Daemon {
         self.child.id().unwrap()
     }
 
-    /// Everything it has logged so far.
+    /// Ends it with SIGKILL and returns everything it has logged. What it did before is in there for certain, unlike in
+    /// [`Daemon::log`], which may be behind.
+    pub async fn final_log(mut self) -> String {
+        self.child.kill().await.unwrap();
+        (&mut self.logging).await.unwrap();
+        self.log()
+    }
+
+    /// Everything it has logged that has arrived here.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }

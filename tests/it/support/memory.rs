@@ -3,48 +3,64 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// A text to look for, with a name that may be printed.
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+
+/// Bytes to look for, with a name that may be printed.
 pub struct Needle {
-    pub name: &'static str,
+    pub name: String,
     pub bytes: Vec<u8>,
 }
 
-/// The forms in which a secret could lie around: as it is, its first half, and encoded as requests carry it.
-pub fn needles_of(secret: &str, client_id: &str) -> Vec<Needle> {
-    use base64::Engine;
-    let half = &secret[..secret.len() / 2];
-    let basic = base64::prelude::BASE64_STANDARD.encode(format!("{client_id}:{secret}"));
+impl Needle {
+    pub fn new(name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { name: name.to_owned(), bytes: bytes.into() }
+    }
+
+    /// Both halves of bytes, since half a secret is a find too, and with it the whole one.
+    pub fn halves(name: &str, bytes: &[u8]) -> [Self; 2] {
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        [Self::new(&format!("{name}, first half"), first), Self::new(&format!("{name}, second half"), second)]
+    }
+}
+
+/// The forms in which a secret could lie around, each in two halves: as it is and form-encoded, and both of them in Base64 at each
+/// of the three alignments, which is what Basic authentication carries, whatever stands before the secret.
+pub fn needles_of(secret: &str) -> Vec<Needle> {
     let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    // Base64 of the secret at each of the three alignments, without the characters that its neighbours decide.
-    let mut needles = vec![
-        Needle { name: "the secret", bytes: secret.into() },
-        Needle { name: "the first half of the secret", bytes: half.into() },
-        Needle { name: "the secret for Basic authentication", bytes: basic[basic.len() / 2..].trim_end_matches('=').into() },
-        Needle { name: "the secret in a form", bytes: form.into() },
-    ];
-    for (shift, name) in
-        [(0, "the secret in Base64"), (1, "the secret in Base64, shifted by one"), (2, "the secret in Base64, shifted by two")]
-    {
-        let mut padded = vec![b' '; shift];
-        padded.extend_from_slice(secret.as_bytes());
-        let encoded = base64::prelude::BASE64_STANDARD_NO_PAD.encode(padded);
-        needles.push(Needle { name, bytes: encoded[4..encoded.len() - 4].into() });
+    let mut needles = Vec::new();
+    for (name, text) in [("the secret", secret), ("the secret in a form", &form)] {
+        needles.extend(Needle::halves(name, text.as_bytes()));
+        for shift in 0..3 {
+            needles.extend(Needle::halves(&format!("{name} in Base64, shifted by {shift}"), &base64_of(text.as_bytes(), shift)));
+        }
     }
     needles
 }
 
-/// The names of the needles that a process's readable memory holds, with how often.
+/// Bytes in Base64 with `shift` bytes before them, without the characters that their neighbours decide.
+pub fn base64_of(bytes: &[u8], shift: usize) -> Vec<u8> {
+    let mut padded = vec![b' '; shift];
+    padded.extend_from_slice(bytes);
+    let encoded = BASE64_STANDARD_NO_PAD.encode(padded);
+    encoded[4..encoded.len() - 4].into()
+}
+
+/// The names of the needles that a process's memory holds, with how often: heap, stacks, and whatever else it may write to or has
+/// no file.
 ///
-/// Mappings that cannot be read (`[vvar]`) are left out; private ones that come and go while this reads as well.
-pub fn find(pid: u32, needles: &[Needle]) -> std::io::Result<Vec<(&'static str, usize)>> {
+/// Left out are the programs' own read-only files, what cannot be read (`[vvar]`), and what goes while this reads.
+pub fn find(pid: u32, needles: &[Needle]) -> std::io::Result<Vec<(String, usize)>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
-    let mut found: Vec<(&'static str, usize)> = Vec::new();
+    let finders: Vec<_> = needles.iter().map(|needle| memchr::memmem::Finder::new(&needle.bytes)).collect();
+    let mut counts = vec![0; needles.len()];
     let mut mappings = 0;
     for line in maps.lines() {
         let mut fields = line.split(' ');
         let (Some(range), Some(mode)) = (fields.next(), fields.next()) else { continue };
-        if !mode.starts_with('r') {
+        let is_program_file = !mode.contains('w') && line.contains('/');
+        if !mode.starts_with('r') || is_program_file {
             continue;
         }
         let Some((start, end)) = range.split_once('-') else { continue };
@@ -54,16 +70,10 @@ pub fn find(pid: u32, needles: &[Needle]) -> std::io::Result<Vec<(&'static str, 
             continue;
         }
         mappings += 1;
-        for needle in needles {
-            let count = memchr::memmem::find_iter(&bytes, &needle.bytes).count();
-            if count > 0 {
-                match found.iter_mut().find(|(name, _)| *name == needle.name) {
-                    Some((_, sum)) => *sum += count,
-                    None => found.push((needle.name, count)),
-                }
-            }
+        for (finder, count) in finders.iter().zip(&mut counts) {
+            *count += finder.find_iter(&bytes).count();
         }
     }
-    assert!(mappings > 10, "only {mappings} mappings could be read");
-    Ok(found)
+    assert!(mappings > 5, "only {mappings} mappings could be read");
+    Ok(needles.iter().zip(counts).filter(|(_, count)| *count > 0).map(|(needle, count)| (needle.name.clone(), count)).collect())
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use scm_agent::key::{LoadOptions, RunnerPublicKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -31,9 +32,14 @@ pub struct World {
 impl World {
     /// Makes the host with a new RSA key.
     pub fn new(binaries: Binaries) -> Self {
+        Self::with_key(binaries, "rsa-2048")
+    }
+
+    /// Makes the host with a new key of an algorithm, as `keygen` names them.
+    pub fn with_key(binaries: Binaries, algorithm: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let world = Self { binaries, directory };
-        world.make_key("runner.pem", "rsa-2048");
+        world.make_key("runner.pem", algorithm);
         world
     }
 
@@ -92,6 +98,13 @@ impl World {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// Encrypts bytes that need not be a client secret, which `seal` refuses to.
+    pub fn seal_anything(&self, bytes: &[u8]) -> String {
+        use base64::Engine;
+        let key = RunnerPublicKey::load(&self.path("runner.pem"), &LoadOptions::default()).unwrap();
+        base64::prelude::BASE64_STANDARD.encode(key.seal(bytes).unwrap())
     }
 
     /// An integration with an OAuth app, as the control plane lists it.

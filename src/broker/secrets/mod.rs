@@ -77,18 +77,26 @@ impl SecretLedger {
     /// Opens a secret for one use; `None` when no key opens it. A ciphertext known not to open is not tried.
     pub(super) async fn open(&self, ciphertext: &EncryptedClientSecret) -> Option<ClientSecret> {
         let digest = digest(ciphertext);
-        // One that was opened before is not held up by new ones, whatever keys there were then.
-        if !self.lock().opens.contains_key(&digest) {
-            self.allowance.lock().await.take().await;
+        let mut turn = None;
+        if !self.is_known(&digest) {
+            // New ones take turns, each to its end, so that none is tried twice. One that was opened before does not wait for
+            // them, whatever keys there were then.
+            let mut allowance = self.allowance.lock().await;
+            if !self.is_known(&digest) {
+                allowance.take().await;
+            }
+            turn = Some(allowance);
         }
-        loop {
+        let opened = loop {
             let (ring, rotation) = self.lock().keys_for(&digest)?;
             let opened = decrypt(ring, ciphertext.clone()).await;
             // What the keys of before did not open, those of now may.
             if self.lock().remember(digest, Known { opens: opened.is_some(), rotation }) || opened.is_some() {
-                return opened;
+                break opened;
             }
-        }
+        };
+        drop(turn);
+        opened
     }
 
     /// Finds out for each of a list's ciphertexts whether it opens, and forgets those no longer in it.
@@ -119,6 +127,10 @@ impl SecretLedger {
         }
     }
 
+    fn is_known(&self, digest: &CiphertextDigest) -> bool {
+        self.lock().opens.contains_key(digest)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,6 +159,8 @@ impl State {
 
 /// Opens away from the threads that serve git: a large RSA key takes milliseconds.
 async fn decrypt(ring: Arc<KeyRing>, ciphertext: EncryptedClientSecret) -> Option<ClientSecret> {
+    #[cfg(test)]
+    tests::count(&ciphertext);
     tokio::task::spawn_blocking(move || ring.decrypt(ciphertext.as_bytes()).ok()).await.ok().flatten()
 }
 
@@ -182,73 +196,6 @@ impl Allowance {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-    use crate::key::Config;
-
-    /// A ring of X25519 keys made from these seeds, and what each seals.
-    fn ring(seeds: &[u8]) -> KeyRing {
-        let folder = tempfile::tempdir().unwrap();
-        KeyRing::load(&Config { files: seeds.iter().map(|seed| file(folder.path(), *seed)).collect(), ..Config::default() }).unwrap()
-    }
-
-    fn sealed(seed: u8) -> EncryptedClientSecret {
-        let folder = tempfile::tempdir().unwrap();
-        let path = file(folder.path(), seed);
-        let ring = KeyRing::load(&Config { files: vec![path], ..Config::default() }).unwrap();
-        EncryptedClientSecret::new(ring.keys()[0].public_key().seal(b"the secret").unwrap())
-    }
-
-    fn file(folder: &std::path::Path, seed: u8) -> std::path::PathBuf {
-        let path = folder.join(seed.to_string());
-        let bytes: Vec<u8> = (0..32).map(|index| seed.wrapping_mul(41).wrapping_add(index * 3) | 0x80).collect();
-        std::fs::write(&path, bytes).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        path
-    }
-
-    #[tokio::test]
-    async fn other_keys_try_again_what_did_not_open_and_look_again_at_what_did() {
-        let ledger = SecretLedger::new(ring(&[1]));
-        let (first, second) = (sealed(1), sealed(2));
-        ledger.check_all(vec![first.clone(), second.clone()]).await;
-        assert_eq!((ledger.state(&first), ledger.state(&second)), (status::Secret::Ok, status::Secret::Undecryptable));
-        assert!(ledger.open(&second).await.is_none());
-        ledger.replace(ring(&[2]));
-        // Until it was looked at anew, what was known counts for the status, but not for who needs the secret.
-        assert_eq!((ledger.state(&first), ledger.state(&second)), (status::Secret::Ok, status::Secret::Undecryptable));
-        assert!(ledger.open(&second).await.is_some());
-        ledger.check_all(vec![first.clone(), second.clone()]).await;
-        assert_eq!((ledger.state(&first), ledger.state(&second)), (status::Secret::Undecryptable, status::Secret::Ok));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_looked_at_before_needs_no_allowance_after_a_rotation() {
-        let ledger = SecretLedger::new(ring(&[1]));
-        let (first, second) = (sealed(1), sealed(2));
-        ledger.check_all(vec![first.clone(), second.clone()]).await;
-        ledger.allowance.lock().await.left = 0;
-        ledger.replace(ring(&[1, 2]));
-        let before = Instant::now();
-        ledger.check_all(vec![first, second.clone()]).await;
-        assert_eq!((before.elapsed(), ledger.state(&second)), (Duration::ZERO, status::Secret::Ok));
-        // A new one does.
-        assert!(ledger.open(&sealed(2)).await.is_some());
-        assert!(before.elapsed() > Duration::ZERO);
-    }
-
-    #[test]
-    fn what_older_keys_did_is_not_taken_for_what_those_in_use_do() {
-        let mut state = State { ring: Arc::new(ring(&[])), rotation: 1, opens: HashMap::new() };
-        let digest = [7; 32];
-        assert!(!state.remember(digest, Known { opens: false, rotation: 0 }));
-        assert!(!state.is_current(&digest) && state.keys_for(&digest).is_some());
-        assert!(state.remember(digest, Known { opens: false, rotation: 1 }));
-        assert!(state.keys_for(&digest).is_none());
-        assert!(state.remember(digest, Known { opens: true, rotation: 1 }));
-        assert!(!state.remember(digest, Known { opens: false, rotation: 0 }));
-        assert!(state.opens[&digest].opens && state.keys_for(&digest).is_some());
-    }
-}
+mod rotation_tests;
+#[cfg(test)]
+mod tests;
