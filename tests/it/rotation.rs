@@ -212,7 +212,7 @@ async fn no_request_fails_while_keys_and_secrets_change_again_and_again() {
             };
             answered += 1;
             // Every other one needs the secret to be opened.
-            if answered % 2 == 0 {
+            if answered.is_multiple_of(2) {
                 erase(&asking, "scm.example.com", &held).await;
             }
         }
