@@ -118,7 +118,7 @@ async fn a_flood_of_new_ciphertexts_does_not_hold_up_known_ones() {
     ledger.open(&good).await.unwrap();
     assert!(ledger.open(&known_bad).await.is_none());
     exhaust(&ledger).await;
-    let mut list = vec![good.clone()];
+    let mut list = vec![good.clone(), known_bad.clone()];
     list.extend((0..1000).map(|_| hopeless()));
     let mut flood = Box::pin(ledger.check_all(list));
     assert!((&mut flood).now_or_never().is_none(), "the flood does not wait");
