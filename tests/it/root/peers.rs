@@ -84,7 +84,7 @@ async fn members_of_the_sockets_group_are_answered() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn neither_the_own_user_nor_another_reads_the_daemons_memory() {
+async fn neither_the_own_user_nor_another_reads_the_daemons_memory_or_takes_a_core() {
     let world = World::new(crate::binaries());
     world.write_list(&[]);
     let config = world.config("");
@@ -97,22 +97,63 @@ async fn neither_the_own_user_nor_another_reads_the_daemons_memory() {
     let program = world.path("scm-agent");
     std::fs::copy(&world.binaries.agent, &program).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = tokio::process::Command::new(&program);
-    command.uid(STRANGER).gid(STRANGER);
-    let daemon = crate::support::daemon::Daemon::start(command, &config, &world.socket()).await;
-
-    let read_by = |uid: u32, pid: u32| {
-        let output = Command::new("dd").args([&format!("if=/proc/{pid}/maps"), "of=/dev/null"]).uid(uid).gid(uid).output().unwrap();
-        output.status.success()
+    // Root lifts the limit, so that it is the daemon's own doing that there is no core.
+    let with_cores = || {
+        let mut command = Command::new("sh");
+        let become_user = format!("exec setpriv --reuid={STRANGER} --regid={STRANGER} --clear-groups \"$@\"");
+        command.args(["-c", &format!("ulimit -c unlimited; {become_user}"), "sh"]).current_dir(world.directory());
+        command
     };
-    assert!(!read_by(STRANGER, daemon.pid()), "the same user reads the daemon's maps");
-    assert!(!read_by(STRANGER + 1, daemon.pid()), "another user reads the daemon's maps");
-    // The control: a process without the protection is read by its own user.
-    let mut plain = Command::new("sleep").arg("60").uid(STRANGER).gid(STRANGER).spawn().unwrap();
-    assert!(read_by(STRANGER, plain.id()), "the control cannot be read, so this test shows nothing");
-    plain.kill().unwrap();
-    plain.wait().unwrap();
+    let mut command = tokio::process::Command::from(with_cores());
+    command.arg(&program);
+    let daemon = crate::support::daemon::Daemon::start(command, &config, &world.socket()).await;
+    let mut plain = with_cores().args(["sleep", "60"]).spawn().unwrap();
+    let owner = |pid: u32| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}/stat")).unwrap());
+    while !std::fs::read(format!("/proc/{}/cmdline", plain.id())).unwrap().starts_with(b"sleep") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(owner(plain.id()), STRANGER);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    assert!(status.contains(&format!("\nUid:\t{STRANGER}\t{STRANGER}\t{STRANGER}\t{STRANGER}\n")), "{status}");
+
+    // Opening `mem` needs the same right as attaching a debugger (ptrace(2), PTRACE_MODE_ATTACH).
+    let opens = |uid: u32, pid: u32, name: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec 3</proc/{pid}/{name}")]).uid(uid).gid(uid).stderr(std::process::Stdio::null());
+        shell.status().unwrap().success()
+    };
+    for name in ["mem", "maps", "environ", "auxv", "pagemap"] {
+        assert!(!opens(STRANGER, daemon.pid(), name), "the same user opens the daemon's {name}");
+        assert!(!opens(STRANGER + 1, daemon.pid(), name), "another user opens the daemon's {name}");
+        // The control: a process without the protection is read by its own user, and by no other.
+        assert!(opens(STRANGER, plain.id(), name), "the control's {name} cannot be opened, so this test shows nothing");
+        assert!(name == "maps" || name == "auxv" || !opens(STRANGER + 1, plain.id(), name), "{name}");
+    }
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
+
+    // Not SIGSEGV: Rust's handler lets the first one pass when no instruction caused it.
+    let crash = |pid: u32| {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::ABORT).unwrap();
+    };
+    let cores = || {
+        let names = std::fs::read_dir(world.directory()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("core")).count()
+    };
+    crash(daemon.pid());
+    // To its end, which a core would come before.
+    while !std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap().contains("State:\tZ") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let log = daemon.final_log().await;
+    assert_eq!(cores(), 0, "the daemon left a core:\n{log}");
+    crash(plain.id());
+    let ended = plain.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(6));
+    // Where cores go elsewhere, their absence here shows nothing, and the limit has to do.
+    if std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap().starts_with("core") {
+        assert!(std::os::unix::process::ExitStatusExt::core_dumped(&ended) && cores() == 1, "the control left no core");
+    }
 }
