@@ -132,6 +132,7 @@ impl From<crate::agent::socket::Error> for Error {
         let hint = match &error {
             SocketError::InUse { .. } => "see what it holds: scm-agent status; or give this one another agent.socket",
             SocketError::NotASocket { .. } => "move that file away, or change agent.socket",
+            SocketError::System { action: "set the group of", .. } => "the user that runs the agent must be a member of agent.socket_group",
             SocketError::System { .. } => "the directory of agent.socket must belong to the user that runs the agent",
         };
         Self::new(Kind::Config, "cannot open the agent's socket").because(error).hint(hint)

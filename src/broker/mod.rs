@@ -35,7 +35,7 @@ use secrets::SecretLedger;
 /// How long a request waits for the first list after the daemon's start.
 const FIRST_LIST_WAIT: Duration = Duration::from_secs(3);
 
-/// What is subtracted from a token's end for git, so that it does not expire on the way to the host.
+/// The most that is subtracted from a token's end for git, so that it does not expire on the way to the host.
 const EXPIRY_SKEW: Duration = Duration::from_secs(30);
 
 /// Who asks, by what the kernel said of the connection.
@@ -154,6 +154,7 @@ pub struct Parts {
 /// Answers git.
 pub struct Broker {
     allow_insecure_loopback: bool,
+    clock: Arc<dyn Clock>,
     providers: Vec<ProviderOverride>,
     sync: SyncHandle,
     tokens: Arc<TokenClient>,
@@ -169,7 +170,8 @@ impl Broker {
         let Parts { allow_insecure_loopback, clock, key_files, keys, providers, registered_key, sync, tokens } = parts;
         Self {
             allow_insecure_loopback,
-            cache: TokenCache::new(clock),
+            cache: TokenCache::new(Arc::clone(&clock)),
+            clock,
             secrets: Arc::new(SecretLedger::new(keys)),
             rotation: Rotation::new(key_files, registered_key),
             providers,
@@ -215,7 +217,9 @@ impl Broker {
             // Nothing is set up to come from here, so whatever else git knows goes on working.
             Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
             Plan::Pat => return Outcome::Silence,
-            Plan::User { reason } => return refusal(&integration, reason),
+            Plan::User { reason } => {
+                return refusal(&integration, &format!("{reason}; the integration has to allow personal access tokens"));
+            }
             Plan::None { reason } => return refusal(&integration, &reason),
         };
         if !username_fits(request, &integration, &plan) {
@@ -236,7 +240,7 @@ impl Broker {
                 info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, "answered");
                 Outcome::Credential {
                     username: plan.username.clone(),
-                    password_expiry_utc: token.expires_at.map(|end| unix_seconds(end).saturating_sub(EXPIRY_SKEW.as_secs())),
+                    password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())),
                     token,
                 }
             }
@@ -496,6 +500,27 @@ fn username_fits(request: &CredentialRequest, integration: &ScmIntegration, plan
     }
 }
 
+/// The end of a token as git is told. Of a short life half is left: git takes no password whose time is over.
+fn expiry_for_git(end: SystemTime, now: SystemTime) -> u64 {
+    let left = end.duration_since(now).unwrap_or_default();
+    unix_seconds(end).saturating_sub(EXPIRY_SKEW.min(left / 2).as_secs())
+}
+
 fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_is_told_an_earlier_end_that_still_lies_ahead() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let told = |seconds| expiry_for_git(now + Duration::from_secs(seconds), now);
+        assert_eq!(told(3_600), 4_570);
+        assert_eq!(told(60), 1_030);
+        assert_eq!(told(20), 1_010);
+        assert_eq!(told(0), 1_000);
+    }
 }

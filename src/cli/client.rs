@@ -2,13 +2,40 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
+
+/// Where the daemon listens, for commands that need nothing else.
+///
+/// Whoever may use the socket need not be able to read the configuration: then the variable of `agent.socket` counts, else its
+/// default. A configuration that was named has to be read.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub(super) fn socket(explicit: Option<&Path>, environment: &Environment) -> Result<PathBuf, Error> {
+    match Config::load(explicit, environment) {
+        Ok(config) => Ok(config.agent.socket),
+        Err(_) if explicit.is_none() && !is_readable(environment) => {
+            let variable = std::env::var_os("SCM_AGENT__AGENT__SOCKET").filter(|path| !path.is_empty());
+            Ok(variable.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the configuration is there for the calling user.
+pub(super) fn is_readable(environment: &Environment) -> bool {
+    environment.config_file().is_some() || std::fs::File::open(DEFAULT_FILE).is_ok()
+}
 
 /// How long the daemon may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The default of `agent.socket`.
+pub(super) const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 
 /// The longest answer taken: the status of 5,000 integrations is about 3 MiB.
 const MAX_ANSWER_BYTES: u64 = 32 * 1024 * 1024;

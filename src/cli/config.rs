@@ -4,10 +4,13 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use crate::config::{Config, Environment, Finding};
-use crate::error::Error;
-
 use super::Io;
+use super::run::{group_id, http_setup};
+use crate::api::TokenSource;
+use crate::config::{Config, Environment, Finding, TokenOrigin};
+use crate::error::Error;
+use crate::http;
+use crate::key::{self, KeyRing, Problem};
 
 /// Checks the configuration or shows its effective values, offline.
 #[derive(Debug, clap::Args)]
@@ -48,6 +51,12 @@ fn check(config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     if let Some(error) = crate::config::Error::from_problems(errors) {
         return Err(error.into());
     }
+    for error in try_out(config) {
+        match error {
+            Trial::Fails(error) => return Err(error),
+            Trial::NotForUs(what) => writeln!(io.stderr, "warning: {what}")?,
+        }
+    }
     writeln!(io.stdout, "configuration is valid")?;
     for file in &config.files {
         writeln!(io.stdout, "  read {}", file.display())?;
@@ -59,4 +68,40 @@ fn check(config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
         writeln!(io.stderr, "warning: {warning}")?;
     }
     Ok(())
+}
+
+/// What came of using a part of the configuration as the daemon would.
+enum Trial {
+    Fails(Error),
+    /// The calling user may not; the daemon's may.
+    NotForUs(String),
+}
+
+/// Loads the keys, the token and the certificates, and looks the group up, as the daemon does at its start.
+fn try_out(config: &Config) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    match KeyRing::load(&config.key_config(true)) {
+        Err(key::Error::KeyFile { path, problem: Problem::PermissionDenied }) => {
+            trials.push(Trial::NotForUs(format!("{} cannot be read by this user, so it was not looked into", path.display())));
+        }
+        Err(error) => trials.push(Trial::Fails(error.into())),
+        Ok(_) => {}
+    }
+    if let Err(error) = http::Client::new(&config.http_config(true)) {
+        trials.push(Trial::Fails(http_setup(error)));
+    }
+    if let Some(group) = &config.agent.socket_group
+        && let Err(error) = group_id(group)
+    {
+        trials.push(Trial::Fails(error));
+    }
+    if let TokenOrigin::File(path) = &config.control_plane.token {
+        // Who may not open it has been told so above.
+        if std::fs::File::open(path).is_ok()
+            && let Err(error) = TokenSource::File(path.clone()).load()
+        {
+            trials.push(Trial::Fails(error.into()));
+        }
+    }
+    trials
 }

@@ -32,6 +32,12 @@ struct ShowArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Take 32 bare bytes for a private key
+    #[arg(long, conflicts_with = "public")]
+    private: bool,
+    /// Take 32 bare bytes for a public key
+    #[arg(long)]
+    public: bool,
     #[command(flatten)]
     options: KeyOptions,
 }
@@ -97,11 +103,18 @@ struct Shown {
 /// # Errors
 /// [`Error`] when the file holds no key that this program takes.
 pub(super) fn run(args: Args, io: &mut Io<'_>) -> Result<(), Error> {
-    let Command::Show(ShowArgs { file, json, options }) = args.command;
+    let Command::Show(ShowArgs { file, json, private, public, options }) = args.command;
     let options = options.load_options();
+    // Printing the wrong half as the one to register would give the private one away.
+    if !private && !public && RunnerPublicKey::is_bare(&file)? {
+        let message = format!("{} holds 32 bare bytes, which may be a private or a public key", file.display());
+        return Err(Error::new(Kind::User, message).hint("say which with --private or --public"));
+    }
     let shown = match RunnerPrivateKey::load(&file, &options) {
+        _ if public => shown(&RunnerPublicKey::load(&file, &options)?, "public"),
         Ok(key) => shown(key.public_key(), "private"),
         // A public key may lie open. If it is a private key that does, this says so again.
+        Err(error) if private => return Err(error.into()),
         Err(key::Error::KeyFile { problem: Problem::PublicKey | Problem::ForeignOwner { .. } | Problem::OpenToOthers { .. }, .. }) => {
             shown(&RunnerPublicKey::load(&file, &options)?, "public")
         }

@@ -69,7 +69,6 @@ enum Command {
 pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let explicit = cli.config.as_deref();
     let environment = Environment::from_process();
-    let load = || Config::load(explicit, &environment);
     match cli.command {
         Command::Config(args) => config::run(args, explicit, &environment, io),
         Command::Key(args) => key::run(args, io),
@@ -77,8 +76,8 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Seal(args) => seal::run(args, io),
         Command::Unseal(args) => unseal::run(args, io),
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
-        Command::Run(args) => run::run(&args, &load()?, io),
-        Command::Status(args) => status::run(&args, &load()?, io),
-        Command::Sync => sync::run(&load()?, io),
+        Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
+        Command::Status(args) => status::run(&args, &client::socket(explicit, &environment)?, io),
+        Command::Sync => sync::run(&client::socket(explicit, &environment)?, io),
     }
 }

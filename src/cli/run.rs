@@ -168,7 +168,7 @@ fn environment_token(name: &'static str) -> Result<BearerToken, Error> {
 }
 
 /// The number of a group that is given by name or number.
-fn group_id(group: &str) -> Result<u32, Error> {
+pub(super) fn group_id(group: &str) -> Result<u32, Error> {
     if let Ok(gid) = group.parse() {
         return Ok(gid);
     }

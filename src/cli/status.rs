@@ -1,10 +1,10 @@
 //! `scm-agent status`: what the daemon holds and how fresh, as a table or as JSON.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{Io, client};
-use crate::config::Config;
 use crate::error::Error;
 use crate::status::{Integration, Secret, Status, TokenState};
 
@@ -20,8 +20,8 @@ pub struct Args {
 ///
 /// # Errors
 /// When no daemon answers.
-pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
-    let status: Status = client::ask(&config.agent.socket, "status")?;
+pub fn run(args: &Args, socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
+    let status: Status = client::ask(socket, "status")?;
     let text = if args.json {
         let mut json = serde_json::to_string_pretty(&status).map_err(std::io::Error::from)?;
         json.push('\n');

@@ -1,7 +1,8 @@
 //! `scm-agent sync`: has the daemon fetch the list of integrations now.
 
+use std::path::Path;
+
 use super::{Io, client};
-use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::status::Sync;
 
@@ -9,11 +10,12 @@ use crate::status::Sync;
 ///
 /// # Errors
 /// When no daemon answers, or the list could not be fetched.
-pub fn run(config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
-    let sync: Sync = client::ask(&config.agent.socket, "sync")?;
+pub fn run(socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
+    let sync: Sync = client::ask(socket, "sync")?;
     if let Some(error) = sync.last_error {
+        let kept = if sync.last_success.is_some() { "the last list stays in use; " } else { "there is no list yet; " };
         return Err(Error::new(Kind::Upstream, format!("the list could not be fetched from {}: {error}", sync.source))
-            .hint("the last list stays in use; the daemon goes on trying"));
+            .hint(format!("{kept}the daemon goes on trying")));
     }
     writeln!(io.stdout, "the list is current, from {}", sync.source)?;
     Ok(())

@@ -60,7 +60,7 @@ impl Environment {
     }
 
     /// `$SCM_AGENT_CONFIG`.
-    pub(super) fn config_file(&self) -> Option<&Path> {
+    pub(crate) fn config_file(&self) -> Option<&Path> {
         self.config_file.as_deref()
     }
 

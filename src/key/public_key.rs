@@ -52,6 +52,15 @@ impl RunnerPublicKey {
         load().map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })
     }
 
+    /// Whether a file holds 32 bare bytes, raw or in base64, which do not say whether they are a private or a public key.
+    ///
+    /// # Errors
+    /// [`Error::KeyFile`] when it cannot be read.
+    pub fn is_bare(path: &Path) -> Result<bool, Error> {
+        let contents = Contents::read(path).map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })?;
+        Ok(matches!(form::read(&contents.bytes, None), Ok(Form::Bare(_))))
+    }
+
     /// Takes a public key as the control plane has it registered: 32 raw bytes, DER or PEM.
     ///
     /// # Errors

@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::Check;
+use crate::cli::client::DEFAULT_SOCKET;
 use crate::status::Status;
 
 /// The helper's file name, as git looks for it when `credential.helper` is `scm-agent`.
 const HELPER: &str = "git-credential-scm-agent";
-
-/// Where the helper looks for the daemon unless it is told otherwise.
-const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 
 /// Helpers that write what they are given to a disk or a keyring, tokens included.
 const STORING_HELPERS: [&str; 4] = ["store", "libsecret", "osxkeychain", "wincred"];
@@ -18,13 +16,25 @@ const STORING_HELPERS: [&str; 4] = ["store", "libsecret", "osxkeychain", "wincre
 /// The least version that takes the end of a token's life from a helper.
 const EXPIRY_SINCE: (u32, u32) = (2, 40);
 
+/// What is said where there is no git.
+const NO_GIT: &str = "there is no git in PATH";
+
+/// Looks at the two programs that a credential needs: git and the helper.
+pub(super) fn programs() -> Vec<Check> {
+    match output(&["version"]) {
+        None => vec![Check::fail("git", NO_GIT, "install git")],
+        Some(version) => vec![version_check(version.trim()), helper_program()],
+    }
+}
+
 /// Looks at git as the calling user has it.
 pub(super) fn examine(socket: &Path, status: &Status) -> Vec<Check> {
-    let Some(version) = output(&["version"]) else {
-        return vec![Check::fail("git", "there is no git in PATH", "install git")];
-    };
-    let mut checks = vec![version_check(version.trim())];
-    checks.push(helper_program());
+    let mut checks = programs();
+    if checks.iter().any(|check| check.detail == NO_GIT) {
+        return checks;
+    }
+    let ours =
+        if socket == Path::new(DEFAULT_SOCKET) { "scm-agent".to_owned() } else { format!("scm-agent --socket {}", socket.display()) };
     let hosts = status.integrations.iter().filter(|integration| integration.grant != "none");
     let mut missing = Vec::new();
     let mut storing = Vec::new();
@@ -44,7 +54,7 @@ pub(super) fn examine(socket: &Path, status: &Status) -> Vec<Check> {
         checks.push(Check::warn(
             "git",
             format!("for this user, git does not ask scm-agent about {}", missing.join(", ")),
-            "git config --global --add credential.helper scm-agent",
+            format!("git config --global --add credential.helper '{ours}'"),
         ));
     } else if !status.integrations.is_empty() {
         checks.push(Check::ok("git", "asks scm-agent about every integration's host"));
@@ -60,7 +70,7 @@ pub(super) fn examine(socket: &Path, status: &Status) -> Vec<Check> {
         checks.push(Check::fail(
             "git",
             format!("the daemon's socket is {}, the helper looks at {DEFAULT_SOCKET}", socket.display()),
-            format!("git config --global credential.helper 'scm-agent --socket {}'", socket.display()),
+            format!("git config --global --replace-all credential.helper '{ours}' scm-agent"),
         ));
     }
     if output(&["config", "--get-regexp", "^http\\..*extraheader$"])

@@ -17,7 +17,7 @@ use super::{Io, client};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Finding};
 use crate::error::{Error, Kind};
-use crate::key::KeyRing;
+use crate::key::{self, KeyRing, Problem};
 use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
 use crate::status::{Integration, Secret, Status};
 use crate::{http, oauth};
@@ -106,26 +106,45 @@ pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: 
 /// Every check, in the order in which a fault shows first.
 fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
     let config = match Config::load(explicit, environment) {
-        Ok(config) => config,
+        Ok(config) => Some(config),
+        // Whoever uses git here need not be able to read it; what the daemon says is theirs to know all the same.
+        Err(_) if explicit.is_none() && !client::is_readable(environment) => None,
         // Nothing else can be looked at before this is mended.
         Err(error) => return vec![Check::of("config", &error.into())],
     };
-    let mut checks = vec![configuration(&config)];
-    checks.extend(named_files(&config));
-    checks.push(keys(&config));
-    match client::ask::<Status>(&config.agent.socket, "status") {
+    let socket = match (&config, client::socket(explicit, environment)) {
+        (Some(config), _) => config.agent.socket.clone(),
+        (None, Ok(socket)) => socket,
+        (None, Err(error)) => return vec![Check::of("config", &error)],
+    };
+    let mut checks = Vec::new();
+    match &config {
+        Some(config) => {
+            checks.push(configuration(config));
+            checks.extend(named_files(config));
+            checks.push(keys(config));
+        }
+        None => checks.push(Check::skip("config", "this user cannot read it; root, or the agent's user, can")),
+    }
+    match client::ask::<Status>(&socket, "status") {
         Ok(status) => {
             checks.push(daemon(&status));
             checks.push(control_plane(&status));
-            checks.extend(registered_keys(&status));
             checks.extend(integrations(&status));
+            checks.extend(other_faults(&status));
             checks.push(memory(&status));
-            checks.extend(issuers(&config, &status));
-            checks.extend(git::examine(&config.agent.socket, &status));
+            if let Some(config) = &config {
+                checks.extend(issuers(config, &status));
+            }
+            checks.extend(git::examine(&socket, &status));
         }
         Err(error) => {
             checks.push(Check::of("daemon", &error));
-            checks.push(reachable_control_plane(&config));
+            if let Some(config) = &config {
+                checks.push(reachable_control_plane(config));
+            }
+            checks.extend(git::programs());
+            checks.push(Check::skip("integrations", "only the daemon knows them"));
         }
     }
     checks
@@ -151,11 +170,13 @@ fn keys(config: &Config) -> Check {
     if config.key.files.is_empty() {
         return Check::skip("key", "no key file is configured here");
     }
-    // A development key is the daemon's own business: it was told to take it, or it does not run.
-    match KeyRing::load(&config.key_config(true)) {
+    match KeyRing::load(&config.key_config(false)) {
         Ok(keys) => {
             let names: Vec<String> = keys.descriptions().iter().map(|key| format!("{} {}", key.algorithm, key.fingerprint)).collect();
             Check::ok("key", names.join(", "))
+        }
+        Err(key::Error::KeyFile { problem: Problem::PermissionDenied, path }) => {
+            Check::skip("key", format!("{} is not for this user to read, as it should be", path.display()))
         }
         Err(error) => Check::of("key", &error.into()),
     }
@@ -176,9 +197,25 @@ fn control_plane(status: &Status) -> Check {
         (None, Some(_)) => Check::ok("control-plane", format!("{}, {} integrations", sync.source, status.integrations.len())),
         (Some(error), _) => Check::fail(
             "control-plane",
-            format!("{} fails, {} times in a row: {error}", sync.source, sync.consecutive_failures),
-            "see control_plane.url, runner_id, token_file, proxy and ca_file, then run: scm-agent sync",
+            format!("{} fails ({} in a row): {error}", sync.source, sync.consecutive_failures),
+            format!("{}, then run: scm-agent sync", what_to_look_at(error)),
         ),
+    }
+}
+
+/// Which part of the configuration an error of the list is likely to be about.
+fn what_to_look_at(error: &str) -> &'static str {
+    let contains = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    if contains(&["unauthenticated", "permission_denied", "token"]) {
+        "see control_plane.token_file: is it this runner's token, and still valid?"
+    } else if contains(&["not_found", "invalid_argument"]) {
+        "see control_plane.runner_id and control_plane.url"
+    } else if contains(&["certificate"]) {
+        "see control_plane.ca_file"
+    } else if contains(&["cannot connect", "did not answer", "proxy"]) {
+        "see control_plane.url and proxy, and whether the network lets this host through"
+    } else {
+        "see [control_plane] in the configuration"
     }
 }
 
@@ -191,19 +228,29 @@ fn reachable_control_plane(config: &Config) -> Check {
     let fetched = on_the_network(async move { source.fetch().await });
     match fetched {
         Some(Ok(list)) => Check::ok("control-plane", format!("reachable from here, {} integrations", list.integrations.len())),
-        Some(Err(error)) => Check::fail(
-            "control-plane",
-            error.to_string(),
-            "see control_plane.url, runner_id, token_file, proxy and ca_file, then run doctor again",
-        ),
+        Some(Err(error)) => Check::fail("control-plane", error.to_string(), what_to_look_at(&error.to_string())),
         None => Check::fail("control-plane", "no answer in time", "see whether a proxy or a firewall is in the way"),
     }
 }
 
-fn registered_keys(status: &Status) -> Vec<Check> {
-    let next = "register the public key that `scm-agent key show FILE` prints, or put the registered key's file into key.files";
-    let about_keys = status.degraded.iter().filter(|reason| reason.contains("key") && !reason.contains("client secret"));
-    about_keys.map(|reason| Check::fail("registered-key", reason.clone(), next)).collect()
+/// What the daemon finds wrong beyond its list and the integrations in it.
+fn other_faults(status: &Status) -> Vec<Check> {
+    let told_elsewhere = |reason: &str| {
+        let of_the_list = status.sync.last_error.as_deref().is_some_and(|error| reason.contains(error));
+        let of_an_integration = status.integrations.iter().any(|integration| reason.contains(&integration.id));
+        of_the_list || of_an_integration
+    };
+    let check = |reason: &String| {
+        if reason.contains("public key") || reason.contains("registered for this runner") {
+            let next = "scm-agent key show FILE prints what to register; or put the registered key's file in key.files";
+            Check::fail("registered-key", reason.clone(), next)
+        } else if reason.contains("key files") {
+            Check::fail("key", reason.clone(), "mend the file; the daemon looks again by itself")
+        } else {
+            Check::fail("integrations", reason.clone(), "enter it anew with the control plane, then run: scm-agent sync")
+        }
+    };
+    status.degraded.iter().filter(|reason| !told_elsewhere(reason)).map(check).collect()
 }
 
 fn integrations(status: &Status) -> Vec<Check> {
@@ -222,13 +269,18 @@ fn integrations(status: &Status) -> Vec<Check> {
                 checks.push(Check::fail("integrations", format!("{name}: {error}"), "see the app's id, secret and scopes with its issuer"));
             }
         }
+        if integration.grant == "user" && !integration.pat {
+            let reason = integration.note.as_deref().unwrap_or("a user signs in");
+            let next = "allow personal access tokens for the integration with the control plane";
+            checks.push(Check::warn("integrations", format!("{name} can give no token: {reason}"), next));
+        }
         if integration.grant == "none" {
             let reason = integration.note.as_deref().unwrap_or("nothing is set up for it");
             checks.push(Check::warn("integrations", format!("{name} gives no token: {reason}"), "set it up with the control plane"));
         }
     }
     if checks.is_empty() && !status.integrations.is_empty() {
-        checks.push(Check::ok("integrations", format!("{} usable", status.integrations.len())));
+        checks.push(Check::ok("integrations", format!("all {} usable", status.integrations.len())));
     }
     checks
 }
