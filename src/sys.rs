@@ -1,8 +1,12 @@
-//! The one system call that no crate of the tree wraps. The only module that may be unsafe.
+//! System calls that the standard library does not have. The only module of the library that may be unsafe, for the one that no
+//! crate of the tree wraps.
 #![allow(unsafe_code, reason = "getsockopt(SO_PEERGROUPS) has no safe wrapper yet")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 /// How many supplementary groups a process can have: `NGROUPS_MAX`.
 const MAX_GROUPS: usize = 65_536;
@@ -36,10 +40,21 @@ pub(crate) fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
+/// Connects to a Unix socket without waiting for longer than that: `connect` waits for as long as the listener's queue is full.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when the queue stayed full, else what the system says.
+pub(crate) fn connect_within(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
 
     #[test]
     fn the_groups_of_a_peer_are_those_of_its_process() {
@@ -49,5 +64,22 @@ mod tests {
         found.sort_unstable();
         expected.sort_unstable();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_listener_that_does_not_accept_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut queued = Vec::new();
+        let error = loop {
+            match connect_within(&path, Duration::from_millis(50)) {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+            assert!(queued.len() < 100, "the queue is never full");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -1,11 +1,12 @@
 //! One connection: requests in, answers out, nothing unbounded in size or time.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
@@ -30,14 +31,12 @@ pub(super) fn refuse_as_busy(stream: &UnixStream) {
 }
 
 /// Serves a connection until it ends, breaks a rule, or the daemon ends.
-pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Agent, mut ending: watch::Receiver<bool>) {
+pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Arc<Agent>, mut ending: watch::Receiver<bool>) {
     let config = agent.config;
     let mut parser = RequestParser::new();
-    // The first request is due at once; later ones may let the connection rest.
-    let mut rest = config.read_timeout;
     loop {
         let request = tokio::select! {
-            request = next_request(&mut stream, &mut parser, rest, config.read_timeout) => request,
+            request = next_request(&mut stream, &mut parser, config.read_timeout) => request,
             // A request that has begun is still served; an idle connection ends.
             _ = ending.wait_for(|ending| *ending), if parser.is_idle() => return,
         };
@@ -56,7 +55,7 @@ pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Agent, mu
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
-                message("no answer in time; run: scm-agent status", false)
+                message("no answer in time; run: scm-agent status", true)
             }
         };
         if send(&mut stream, &answer.text, config.read_timeout).await.is_err() {
@@ -66,7 +65,6 @@ pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Agent, mu
             linger(&mut stream).await;
             return;
         }
-        rest = config.request_timeout;
     }
 }
 
@@ -97,7 +95,6 @@ enum Refusal {
 async fn next_request(
     stream: &mut UnixStream,
     parser: &mut RequestParser,
-    rest: Duration,
     read_timeout: Duration,
 ) -> Result<Option<frame::Request>, Refusal> {
     let mut deadline = None;
@@ -110,7 +107,7 @@ async fn next_request(
             deadline = Some(Instant::now() + read_timeout);
         }
         let read = match deadline {
-            None => match timeout(rest, stream.read(buffer.as_mut_slice())).await {
+            None => match timeout(read_timeout, stream.read(buffer.as_mut_slice())).await {
                 Err(_) => return Ok(None),
                 Ok(read) => read,
             },
@@ -124,14 +121,16 @@ async fn next_request(
 }
 
 /// An answer as text for the socket.
-struct Answer {
+struct Answer<'a> {
     text: Zeroizing<Vec<u8>>,
     /// Whether the connection ends with it: what follows a refused request is not to be trusted.
     last: bool,
+    /// Held until it was sent, so that only so many large ones are in memory at a time.
+    _place: Option<SemaphorePermit<'a>>,
 }
 
 /// The answer to one request.
-async fn answer(request: &frame::Request, peer: &Peer, agent: &Agent) -> Answer {
+async fn answer<'a>(request: &frame::Request, peer: &Peer, agent: &'a Arc<Agent>) -> Answer<'a> {
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
         Verb::Other(name) => return other_verb(name, agent).await,
@@ -162,25 +161,32 @@ async fn answer(request: &frame::Request, peer: &Peer, agent: &Agent) -> Answer 
 }
 
 /// The verbs that are not git's: each is answered with one JSON document.
-async fn other_verb(name: &str, agent: &Agent) -> Answer {
+async fn other_verb<'a>(name: &str, agent: &'a Arc<Agent>) -> Answer<'a> {
+    let mut place = None;
     let mut document = match name {
-        "status" => serde_json::to_vec(&agent.status()).unwrap_or_default(),
+        "status" => {
+            place = agent.status_places.acquire().await.ok();
+            let agent = Arc::clone(agent);
+            // Thousands of integrations take a while to write down, and git is not to wait for that.
+            let document = tokio::task::spawn_blocking(move || serde_json::to_vec(&agent.status()).unwrap_or_default());
+            document.await.unwrap_or_default()
+        }
         "sync" => serde_json::to_vec(&agent.broker.sync_now().await).unwrap_or_default(),
         _ => return refusal(&"this scm-agent does not know that verb"),
     };
     document.push(b'\n');
-    end(document)
+    Answer { _place: place, ..end(document) }
 }
 
 /// An answer that refuses the request.
-fn refusal(reason: &dyn fmt::Display) -> Answer {
+fn refusal(reason: &dyn fmt::Display) -> Answer<'static> {
     let mut text = Vec::new();
     frame::write_error(reason, &mut text);
-    Answer { text: Zeroizing::new(text), last: true }
+    Answer { text: Zeroizing::new(text), last: true, _place: None }
 }
 
 /// An answer without a credential but with a line for the user; `quit` stops git from asking for a password.
-fn message(line: &str, quit: bool) -> Answer {
+fn message(line: &str, quit: bool) -> Answer<'static> {
     let mut text = Vec::new();
     frame::write_message(line, &mut text);
     // Cannot fail: there is no value in it.
@@ -189,9 +195,9 @@ fn message(line: &str, quit: bool) -> Answer {
 }
 
 /// Ends an answer with its blank line.
-fn end(mut text: Vec<u8>) -> Answer {
+fn end(mut text: Vec<u8>) -> Answer<'static> {
     frame::write_end(&mut text);
-    Answer { text: Zeroizing::new(text), last: false }
+    Answer { text: Zeroizing::new(text), last: false, _place: None }
 }
 
 async fn send(stream: &mut UnixStream, answer: &[u8], limit: Duration) -> std::io::Result<()> {

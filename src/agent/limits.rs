@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Places beyond the limit for root and the daemon's own user.
+const KEPT_PLACES: usize = 8;
+
 /// The limits of a daemon.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -33,11 +36,13 @@ impl Connections {
         Self { limits, open: Arc::default() }
     }
 
-    /// Takes a place for a user, if there is one.
+    /// Takes a place for a user, if there is one. A few are kept for the privileged, so that however many others hold on to
+    /// theirs, an operator sees what goes on.
     #[must_use]
-    pub fn take(&self, uid: u32) -> Option<Place> {
+    pub fn take(&self, uid: u32, privileged: bool) -> Option<Place> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.values().sum::<usize>() >= self.limits.max_connections {
+        let limit = self.limits.max_connections + if privileged { KEPT_PLACES } else { 0 };
+        if open.values().sum::<usize>() >= limit {
             return None;
         }
         let own = open.entry(uid).or_default();
@@ -74,13 +79,17 @@ mod tests {
     #[test]
     fn one_user_cannot_take_every_place() {
         let connections = Connections::new(Limits { max_connections: 5, max_connections_per_user: 3 });
-        let greedy: Vec<_> = (0..5).filter_map(|_| connections.take(1)).collect();
+        let greedy: Vec<_> = (0..5).filter_map(|_| connections.take(1, false)).collect();
         assert_eq!(greedy.len(), 3);
-        let other: Vec<_> = (0..5).filter_map(|_| connections.take(2)).collect();
+        let other: Vec<_> = (0..5).filter_map(|_| connections.take(2, false)).collect();
         assert_eq!(other.len(), 2);
         assert_eq!(connections.count(), 5);
         drop(greedy);
         assert_eq!(connections.count(), 2);
-        assert!(connections.take(2).is_some());
+        assert!(connections.take(2, false).is_some());
+        drop(other);
+        let _full: Vec<_> = (10..15).filter_map(|uid| connections.take(uid, false)).collect();
+        assert!(connections.take(20, false).is_none());
+        assert!(connections.take(0, true).is_some());
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -25,6 +25,9 @@ use socket::BoundSocket;
 
 /// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How many clients are told the status at the same time.
+const STATUS_PLACES: usize = 2;
 
 /// How often the daemon looks whether its socket is still there.
 const SOCKET_CHECK: Duration = Duration::from_secs(2);
@@ -58,13 +61,22 @@ pub struct Agent {
     connections: Connections,
     memory: status::Memory,
     started: Instant,
+    /// Places for those who are being told the status: it can be megabytes long.
+    status_places: Semaphore,
 }
 
 impl Agent {
     /// Puts a daemon around a broker.
     #[must_use]
     pub fn new(broker: Arc<Broker>, config: Config, memory: status::Memory) -> Self {
-        Self { broker, connections: Connections::new(config.limits), config, memory, started: Instant::now() }
+        Self {
+            broker,
+            connections: Connections::new(config.limits),
+            config,
+            memory,
+            started: Instant::now(),
+            status_places: Semaphore::new(STATUS_PLACES),
+        }
     }
 
     /// What the daemon holds and how fresh it is.
@@ -98,6 +110,7 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     let mut accepting = true;
+    let mut restorable = true;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
@@ -117,10 +130,17 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
             _ = look_after_socket.tick() => match socket.restore() {
                 Ok(false) => {}
                 Ok(true) => {
+                    restorable = true;
                     warn!("the socket's file was gone; made it again");
                     listener = UnixListener::from_std(socket.listener.try_clone()?)?;
                 }
-                Err(error) => warn!(error = %error, "the socket's file is gone and cannot be made again"),
+                Err(error) => {
+                    if restorable {
+                        let cause = std::error::Error::source(&error).map(ToString::to_string);
+                        warn!(error = %error, cause, "the socket's file is gone and cannot be made again; trying on");
+                    }
+                    restorable = false;
+                }
             },
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
         }
@@ -153,7 +173,7 @@ fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &
         warn!(target: "audit", uid = peer.uid, gid = peer.gid, pid = peer.pid, "refused: not in the socket's group");
         return;
     }
-    let Some(place) = agent.connections.take(peer.uid) else {
+    let Some(place) = agent.connections.take(peer.uid, admission.is_privileged(&peer)) else {
         debug!(uid = peer.uid, "refused: too many connections");
         connection::refuse_as_busy(&stream);
         return;

@@ -40,6 +40,12 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// Whether a peer is root or the daemon's own user, for whom places are kept.
+    #[must_use]
+    pub fn is_privileged(&self, peer: &Peer) -> bool {
+        peer.uid == 0 || peer.uid == self.own_uid
+    }
+
     /// Whether a peer may ask.
     #[must_use]
     pub fn admits(&self, peer: &Peer) -> bool {

@@ -2,13 +2,19 @@
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
+use crate::sys;
+
 /// How many connections may wait to be accepted. More wait in `connect`.
 const BACKLOG: i32 = 1024;
+
+/// How long a socket that is in the way has to take a connection before it counts as busy.
+const LIVENESS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -60,14 +66,11 @@ impl BoundSocket {
     /// # Errors
     /// [`Error`]; a live socket is left alone.
     pub fn bind(path: &Path, mode: u32, gid: Option<u32>) -> Result<Self, Error> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !directory.exists() {
-            std::fs::create_dir_all(directory).map_err(system("create", directory))?;
-            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o750)).map_err(system("set the mode of", directory))?;
-            if let Some(gid) = gid {
-                std::os::unix::fs::chown(directory, None, Some(gid)).map_err(system("set the group of", directory))?;
-            }
+        let directory = directory_of(path);
+        if path.file_name().is_none() || path.is_dir() {
+            return Err(Error::NotASocket { path: path.to_owned() });
         }
+        prepare(directory, gid)?;
         let lock_path = sibling(path, ".lock");
         let lock = open(&lock_path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::RUSR | Mode::WUSR)
             .map_err(io::Error::from)
@@ -91,6 +94,7 @@ impl BoundSocket {
     pub fn restore(&mut self) -> Result<bool, Error> {
         match std::fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                prepare(directory_of(&self.path), Some(self.gid))?;
                 let (listener, metadata) = place(&self.path, self.mode, Some(self.gid))?;
                 self.listener = listener;
                 self.identity = (metadata.dev(), metadata.ino());
@@ -116,9 +120,27 @@ fn system(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error 
     move |source| Error::System { action, path, source }
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the socket's directory where it is missing, for the group to enter. Only the last part of the path: whoever wrote more
+/// of it has an idea of who may pass.
+fn prepare(directory: &Path, gid: Option<u32>) -> Result<(), Error> {
+    if directory.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir(directory).map_err(system("create", directory))?;
+    if let Some(gid) = gid {
+        std::os::unix::fs::chown(directory, None, Some(gid)).map_err(system("set the group of", directory))?;
+    }
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o750)).map_err(system("set the mode of", directory))
+}
+
 /// Binds a socket under another name, gives it its group and mode, and renames it into place.
 fn place(path: &Path, mode: u32, gid: Option<u32>) -> Result<(UnixListener, std::fs::Metadata), Error> {
-    let fresh = sibling(path, &format!(".{}", std::process::id()));
+    // Shorter than any name that people give a socket: the system's limit is on the whole path.
+    let fresh = directory_of(path).join(format!(".{}", std::process::id()));
     match std::fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system("remove", &fresh)(error)),
         _ => {}
@@ -154,8 +176,10 @@ fn refuse_to_replace(path: &Path) -> Result<(), Error> {
     if !metadata.file_type().is_socket() {
         return Err(Error::NotASocket { path: path.to_owned() });
     }
-    match UnixStream::connect(path) {
+    match sys::connect_within(path, LIVENESS_LIMIT) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // Its queue is full, so there is one.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::InUse { path: path.to_owned() }),
         // Gone between the two looks.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(_) => Err(Error::InUse { path: path.to_owned() }),
@@ -171,6 +195,8 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

@@ -3,10 +3,13 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
+use crate::sys;
 
 /// Where the daemon listens, for commands that need nothing else.
 ///
@@ -38,7 +41,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 
 /// The longest answer taken: the status of 5,000 integrations is about 3 MiB.
-const MAX_ANSWER_BYTES: u64 = 32 * 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// Sends a verb without a body and returns the JSON document that the daemon answers with.
 ///
@@ -46,33 +49,77 @@ const MAX_ANSWER_BYTES: u64 = 32 * 1024 * 1024;
 /// When nobody answers on the socket, or with something else.
 pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> Result<T, Error> {
     let path = socket.display();
-    let mut stream = UnixStream::connect(socket).map_err(|error| {
+    let deadline = Instant::now() + TIMEOUT;
+    let mut stream = sys::connect_within(socket, TIMEOUT).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::PermissionDenied => "only members of the socket's group may ask: add the user to it, or run as root",
+            std::io::ErrorKind::WouldBlock => "it is there but takes no connections: systemctl restart scm-agent",
             _ => "start it: systemctl start scm-agent, or scm-agent run",
         };
         Error::new(Kind::Upstream, format!("no scm-agent answers on {path}")).because(error).hint(hint)
     })?;
-    let exchange = || {
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        stream.write_all(format!("{} {verb}\n\n", crate::git::frame::PROTOCOL).as_bytes())?;
-        stream.shutdown(std::net::Shutdown::Write)?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = exchange().map_err(|error| Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error))?;
+    let answer = exchange(&mut stream, verb, deadline)
+        .map_err(|error| Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error))?;
     if answer.is_empty() {
         return Err(Error::new(Kind::Upstream, format!("scm-agent on {path} refused the connection"))
             .hint("only root, the daemon's own user and members of the socket's group may ask"));
     }
-    serde_json::from_slice(&answer).map_err(|_| {
+    let document = serde_json::from_slice(&answer).map(printable);
+    document.and_then(serde_json::from_value).map_err(|_| {
         let said = String::from_utf8_lossy(&answer);
-        let reason = said.strip_prefix("error=").and_then(|rest| rest.lines().next()).map(str::to_owned);
+        let reason = said.strip_prefix("error=").and_then(|rest| rest.lines().next()).map(crate::git::frame::printable);
         Error::new(
             Kind::Upstream,
             reason.map_or_else(|| format!("scm-agent on {path} answered something else"), |reason| format!("scm-agent: {reason}")),
         )
     })
+}
+
+/// Sends the verb and returns all that comes back, until the end or the deadline.
+fn exchange(stream: &mut UnixStream, verb: &str, deadline: Instant) -> std::io::Result<Vec<u8>> {
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    // A daemon that refuses may have closed already; what it said is still to be read.
+    let _ = stream.write_all(format!("{} {verb}\n\n", crate::git::frame::PROTOCOL).as_bytes());
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    while answer.len() < MAX_ANSWER_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            // Closed with our request unread: that is the end of the answer.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Err(std::io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(answer)
+}
+
+/// Replaces what a terminal would act upon in every text of a document: whoever holds the socket wrote it.
+fn printable(document: Value) -> Value {
+    match document {
+        Value::Array(items) => items.into_iter().map(printable).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, printable(value))).collect(),
+        Value::String(text) => Value::String(text.replace(char::is_control, " ")),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_acts_upon_is_left_in_an_answer() {
+        let hostile = serde_json::json!({ "a": ["x\u{1b}]0;y\u{7}", { "b": "line\nline\u{9b}31m" }], "c": 1 });
+        let expected = serde_json::json!({ "a": ["x ]0;y ", { "b": "line line 31m" }], "c": 1 });
+        assert_eq!(printable(hostile), expected);
+    }
 }

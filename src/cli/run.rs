@@ -169,8 +169,11 @@ fn environment_token(name: &'static str) -> Result<BearerToken, Error> {
 
 /// The number of a group that is given by name or number.
 pub(super) fn group_id(group: &str) -> Result<u32, Error> {
-    if let Ok(gid) = group.parse() {
-        return Ok(gid);
+    match group.parse() {
+        // chown(2) takes this number for "leave it as it is".
+        Ok(u32::MAX) => return Err(Error::new(Kind::Config, "agent.socket_group: that number is no group")),
+        Ok(gid) => return Ok(gid),
+        Err(_) => {}
     }
     match nix::unistd::Group::from_name(group) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),

@@ -73,7 +73,7 @@ fn agent(mut section: Section<'_>) -> Agent {
         socket_group: section.text("socket_group"),
         socket_mode: section.read_or("socket_mode", 0o660, |_| quoted("0660"), socket_mode),
         max_connections: section.number("max_connections", 256, 1..=4096),
-        max_connections_per_user: section.number("max_connections_per_user", 128, 1..=4096),
+        max_connections_per_user: section.number("max_connections_per_user", 64, 1..=4096),
         read_timeout: section.duration("read_timeout", 2 * SECOND, Duration::from_millis(100)..=MINUTE),
         request_timeout: section.duration("request_timeout", 8 * SECOND, SECOND..=10 * MINUTE),
         shutdown_grace_period: section.duration("shutdown_grace_period", 5 * SECOND, Duration::ZERO..=10 * MINUTE),

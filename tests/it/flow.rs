@@ -341,9 +341,9 @@ async fn connections_above_the_limit_are_told_so_and_helpers_wait_for_a_place() 
     std::fs::write(&config, text).unwrap();
     let daemon = scene.world.start(&config).await;
     daemon.until_synced().await;
-    // Two connections that rest between two requests take every place.
+    // Connections that rest between two requests take every place, also the eight that are kept for the daemon's own user.
     let mut resting = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..10 {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::UnixStream::connect(daemon.socket()).await.unwrap();
         stream.write_all(b"scm-agent/1 erase\nprotocol=https\nhost=other.example.com\n\n").await.unwrap();

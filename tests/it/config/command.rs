@@ -1,6 +1,7 @@
 //! `scm-agent config check` and `config show`, as processes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use super::{Folder, LEAST};
@@ -18,10 +19,51 @@ fn text(bytes: &[u8]) -> &str {
 /// A configuration that names files which are there.
 fn whole() -> Folder {
     let folder = Folder::new(&format!("{LEAST}token_file = \"token\"\n[key]\nfiles = [\"a.pem\", \"b.pem\"]\n"));
+    folder.write("token", "canary");
+    for (name, seed) in [("a.pem", 11_u8), ("b.pem", 12)] {
+        // Bare X25519 keys: any 32 bytes that are no text.
+        folder.write(name, (0..32_u8).map(|index| seed.wrapping_mul(17).wrapping_add(index * 5) | 0x80).collect::<Vec<u8>>());
+    }
     for name in ["token", "a.pem", "b.pem"] {
-        folder.write(name, "canary");
+        fs::set_permissions(folder.path(name), PermissionsExt::from_mode(0o600)).unwrap();
     }
     folder
+}
+
+#[test]
+fn check_uses_what_the_configuration_names_as_the_daemon_would() {
+    type Spoil<'a> = &'a dyn Fn(&Folder);
+    let check = |spoil: Spoil<'_>| {
+        let folder = whole();
+        spoil(&folder);
+        let output = scm_agent(&["config", "check", "--config", folder.main().to_str().unwrap()], &[]);
+        let report = text(&output.stderr).to_owned();
+        assert!(!report.contains("canary"), "{report}");
+        (output.status.code(), report)
+    };
+    let append = |folder: &Folder, lines: &str| {
+        let text = fs::read_to_string(folder.main()).unwrap();
+        fs::write(folder.main(), format!("{lines}{text}")).unwrap();
+    };
+    let cases: [(&str, Spoil<'_>); 5] = [
+        ("is open to its group or to others", &|folder| {
+            fs::set_permissions(folder.path("a.pem"), PermissionsExt::from_mode(0o644)).unwrap();
+        }),
+        ("key file", &|folder| fs::write(folder.path("b.pem"), "canary").unwrap()),
+        ("token file", &|folder| fs::write(folder.path("token"), "two words").unwrap()),
+        ("CA file", &|folder| {
+            folder.write("ca.pem", "canary");
+            let text = fs::read_to_string(folder.main()).unwrap().replace("[key]", "ca_file = \"ca.pem\"\n[key]");
+            fs::write(folder.main(), text).unwrap();
+        }),
+        ("no-such-group", &|folder| append(folder, "[agent]\nsocket_group = \"no-such-group\"\n")),
+    ];
+    assert_eq!(check(&|_| {}), (Some(0), String::new()));
+    for (expected, spoil) in cases {
+        let (code, report) = check(spoil);
+        assert!(report.contains(expected), "{expected}: {report}");
+        assert_eq!(code, Some(2), "{report}");
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn the_defaults_are_the_documented_ones() {
     let agent = Agent {
         allow_insecure_loopback: false,
         max_connections: 256,
-        max_connections_per_user: 128,
+        max_connections_per_user: 64,
         read_timeout: secs(2),
         request_timeout: secs(8),
         shutdown_grace_period: secs(5),

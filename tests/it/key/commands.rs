@@ -215,3 +215,23 @@ fn names_that_do_not_exist_are_refused_with_the_ones_that_do() {
     let text = refused(&["key", "show", "x", "--oaep-hash", "md5"]);
     assert!(text.contains("sha1, sha256, sha384, sha512"), "{text}");
 }
+
+#[test]
+fn bare_bytes_are_shown_only_as_the_half_that_they_are_said_to_be() {
+    let safe = Safe::new();
+    let file = safe.path("bare");
+    let bytes: Vec<u8> = (0..32_u8).map(|index| index.wrapping_mul(7) | 0x80).collect();
+    std::fs::write(&file, &bytes).unwrap();
+    for mode in [0o600, 0o644] {
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let (_, report) = run(&["key", "show", str(&file)], b"").failed();
+        assert!(report.contains("may be a private or a public key") && report.contains("--private or --public"), "{report}");
+        assert!(run(&["key", "show", str(&file), "--public"], b"").ok().contains("the public half"));
+    }
+    assert!(run(&["key", "show", str(&file), "--private"], b"").failed().1.contains("is open to its group or to others"));
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let private = run(&["key", "show", str(&file), "--private"], b"").ok();
+    assert!(private.contains("the private half"));
+    use base64::Engine;
+    assert!(!private.contains(&base64::prelude::BASE64_STANDARD.encode(&bytes)), "the private half was printed");
+}
