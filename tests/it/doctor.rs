@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::control_plane::FakeControlPlane;
 use crate::support::daemon::{run, succeed};
 use crate::support::git_host::git;
-use crate::support::world::World;
+use crate::support::world::{RUNNER_ID, World};
 
 /// What doctor finds, with git configured by `home` and our helper in PATH if it is to be there.
 async fn findings(world: &World, config: &Path, home: &Path, helper_in_path: bool) -> (bool, Vec<Value>) {
@@ -137,4 +138,30 @@ async fn faults_behind_the_daemon_are_named() {
     std::fs::write(world.path("integrations.json"), "{").unwrap();
     daemon.until(|status| !status["sync"]["last_error"].is_null()).await;
     assert_found(&findings(&world, &config, &home, true).await.1, "control-plane", "fail", "integrations.json");
+}
+
+#[tokio::test]
+async fn another_registered_key_and_a_broken_key_file_are_named() {
+    let world = World::new(crate::binaries());
+    let control_plane = FakeControlPlane::start("runner-token", RUNNER_ID).await;
+    std::fs::write(world.path("token"), "runner-token").unwrap();
+    std::fs::set_permissions(world.path("token"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let lines =
+        format!("url = \"{}\"\nrunner_id = \"{RUNNER_ID}\"\ntoken_file = \"token\"\npoll_interval = \"1s\"", control_plane.base_url());
+    let config = world.config_with(&lines, "");
+    control_plane.set_public_key(&world.make_key("other.pem", "x25519"));
+    let daemon = world.start(&config).await;
+    let status = daemon.until(|status| status["key"][0]["registered"] == false).await;
+    let (healthy, checks) = findings(&world, &config, world.directory(), true).await;
+    assert!(!healthy);
+    assert_found(&checks, "registered-key", "fail", status["key"][0]["fingerprint"].as_str().unwrap());
+
+    // The file goes bad under the daemon: it goes on with the key it has, and doctor says so.
+    std::fs::remove_file(world.path("runner.pem")).unwrap();
+    std::fs::write(world.path("runner.pem"), "canary").unwrap();
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.until(|status| status["degraded"].to_string().contains("key files")).await;
+    let (_, checks) = findings(&world, &config, world.directory(), true).await;
+    assert_found(&checks, "key", "fail", "stay in use");
+    assert!(!format!("{checks:?}").contains("canary"));
 }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::{assert_gone, cut, new_secret, provider};
 use crate::support::daemon::Daemon;
-use crate::support::http::{Answer, FakeServer};
+use crate::support::http::{Answer, FakeServer, TestAuthority};
 use crate::support::memory::{Needle, find, needles_of};
 use crate::support::world::World;
 
@@ -146,5 +146,41 @@ async fn without_the_wiping_allocator_the_scan_finds_what_is_left() {
         assert!(ok, "{error}\n{}", daemon.log());
         let found = find(daemon.pid(), &needles_of(&secret)).unwrap();
         assert!(!found.is_empty(), "{algorithm}: nothing is left even without wiping, so the scan proves nothing");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_secret_that_was_sent_over_tls_leaves_nothing_either() {
+    let authority = TestAuthority::new();
+    let token = new_secret("token");
+    let reply = json!({ "access_token": token, "token_type": "Bearer", "expires_in": 3600 });
+    let issuer = FakeServer::start_tls(authority.identity(&["127.0.0.1"], |_| {}), move |_| {
+        let answer = Answer::json(200, &reply);
+        async move { answer }
+    })
+    .await;
+    let world = World::new(crate::binaries());
+    std::fs::write(world.path("ca.pem"), authority.pem()).unwrap();
+    let (basic, post) = (new_secret("basic"), new_secret("post"));
+    world.write_list(&[
+        world.integration(1, "basic.example", "client", &world.seal(&basic)),
+        world.integration(2, "post.example", "client", &world.seal(&post)),
+    ]);
+    let more = [
+        provider("basic.example", &issuer.url("/token"), "client_secret_basic"),
+        provider("post.example", &issuer.url("/token"), "client_secret_post"),
+    ]
+    .concat();
+    let daemon = world.start(&world.config_with("file = \"integrations.json\"\nca_file = \"ca.pem\"", &more)).await;
+    daemon.until_synced().await;
+    for host in ["basic.example", "post.example"] {
+        let (_, answer, error) = world.fill(&daemon, "https", host).await;
+        assert!(answer.contains(&format!("password={token}\n")), "{error}\n{}", daemon.log());
+    }
+    // The control: what is in use is found.
+    assert!(!find(daemon.pid(), &[Needle::new("token", token.as_str())]).unwrap().is_empty());
+    for secret in [&basic, &post] {
+        assert_gone(&daemon, secret, &needles_of(secret)).await;
     }
 }

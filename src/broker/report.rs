@@ -1,0 +1,120 @@
+//! What `status` says of the integrations, the keys and the list. Never a secret, never a token.
+
+use super::{Broker, Error, TokenKey, unix_seconds};
+use crate::integration::ScmIntegration;
+use crate::integration::sync::SyncState;
+use crate::oauth::{Plan, TokenState, TokenStatus};
+use crate::status;
+
+/// The broker's part of the status.
+#[derive(Debug)]
+pub struct Report {
+    /// The loaded keys.
+    pub key: Vec<status::Key>,
+    /// How fresh the list is.
+    pub sync: status::Sync,
+    /// The integrations.
+    pub integrations: Vec<status::Integration>,
+    /// What does not work as it should.
+    pub degraded: Vec<String>,
+}
+
+impl Broker {
+    /// Fills in everything of the status that the broker knows.
+    #[must_use]
+    pub fn status(&self) -> Report {
+        let (registry, state) = (self.sync.registry(), self.sync.state());
+        let mut degraded = Vec::new();
+        if let Some(error) = &state.last_error {
+            degraded.push(format!("the list of integrations is not current: {error}"));
+        }
+        let ring = self.secrets.ring();
+        degraded.extend(self.rotation.problems(&ring));
+        let held = self.cache.states();
+        let mut integrations = Vec::new();
+        for rejected in registry.rejected() {
+            let name = rejected.id.clone().unwrap_or_else(|| format!("number {}", rejected.position));
+            degraded.push(format!("integration {name} is not usable: {}", rejected.reason));
+        }
+        for integration in registry.integrations() {
+            let entry = self.describe(integration, &held);
+            if entry.secret == status::Secret::Undecryptable {
+                degraded.push(format!("no runner key opens the client secret of integration {} ({})", entry.id, entry.host));
+            }
+            for token in &entry.tokens {
+                if let Some(error) = &token.last_error
+                    && entry.secret != status::Secret::Undecryptable
+                {
+                    degraded.push(format!("integration {} ({}): {error}", entry.id, entry.host));
+                }
+            }
+            integrations.push(entry);
+        }
+        Report {
+            key: ring
+                .descriptions()
+                .into_iter()
+                .map(|key| status::Key {
+                    registered: self.rotation.is_registered(&key),
+                    algorithm: key.algorithm,
+                    fingerprint: key.fingerprint,
+                })
+                .collect(),
+            sync: describe_sync(state),
+            integrations,
+            degraded,
+        }
+    }
+
+    fn describe(&self, integration: &ScmIntegration, held: &[(TokenKey, TokenStatus<Error>)]) -> status::Integration {
+        let plan = self.plan(integration);
+        let note = match &plan {
+            Plan::None { reason } => Some(reason.clone()),
+            Plan::Pat | Plan::Service(_) => None,
+            Plan::User { reason } => Some((*reason).to_owned()),
+        };
+        let key = TokenKey::of(integration);
+        status::Integration {
+            id: integration.id.clone(),
+            scm_id: integration.scm_id.to_string(),
+            host: integration.host.clone(),
+            virtual_directory: integration.virtual_directory.clone(),
+            client_id: integration.oauth.as_ref().map(|app| app.client_id.clone()),
+            issuer: integration.oauth.as_ref().and_then(|app| app.issuer_url.clone()),
+            oauth: integration.oauth.is_some(),
+            pat: integration.pat,
+            secret: match &integration.oauth {
+                None => status::Secret::Missing,
+                Some(app) => self.secrets.state(&app.encrypted_client_secret),
+            },
+            grant: plan.kind().to_owned(),
+            note,
+            tokens: held
+                .iter()
+                .filter(|(held, _)| *held == key)
+                .map(|(_, token)| status::Token {
+                    subject: "service".to_owned(),
+                    expires_at: token.expires_at.map(unix_seconds),
+                    state: match token.state {
+                        TokenState::Failing => status::TokenState::Failing,
+                        TokenState::Refreshing => status::TokenState::Refreshing,
+                        TokenState::Valid => status::TokenState::Valid,
+                    },
+                    last_error: token.last_error.as_ref().map(ToString::to_string),
+                })
+                .collect(),
+        }
+    }
+}
+
+pub(super) fn describe_sync(state: SyncState) -> status::Sync {
+    let SyncState { consecutive_failures, last_attempt, last_error, last_success, source, watching } = state;
+    status::Sync {
+        source,
+        last_success: last_success.map(unix_seconds),
+        last_attempt: last_attempt.map(unix_seconds),
+        last_error,
+        consecutive_failures,
+        watching,
+    }
+}
