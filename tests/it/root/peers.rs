@@ -31,11 +31,17 @@ fn ask_as(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> 
     answer.unwrap_or_else(|| panic!("no answer line in: {printed}"))
 }
 
+/// Copies a program with a process of its own: were it open for writing here, a child that another test starts at the same
+/// moment would hold it open too, and nobody could run it.
+fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 /// The test program where every user can run it.
 fn copy_of_this_program(world: &World) -> std::path::PathBuf {
     std::fs::set_permissions(world.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = world.path("it");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &copy);
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
     copy
 }
@@ -95,7 +101,7 @@ async fn neither_the_own_user_nor_another_reads_the_daemons_memory_or_takes_a_co
     }
     std::os::unix::fs::chown(world.directory(), Some(STRANGER), Some(STRANGER)).unwrap();
     let program = world.path("scm-agent");
-    std::fs::copy(&world.binaries.agent, &program).unwrap();
+    copy_program(&world.binaries.agent, &program);
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     // Root lifts the limit, so that it is the daemon's own doing that there is no core.
     let with_cores = || {
