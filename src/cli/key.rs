@@ -105,21 +105,26 @@ struct Shown {
 pub(super) fn run(args: Args, io: &mut Io<'_>) -> Result<(), Error> {
     let Command::Show(ShowArgs { file, json, private, public, options }) = args.command;
     let options = options.load_options();
+    // One look at the file where one is enough: what comes through a pipe can be read once only.
+    let load_public = || RunnerPublicKey::load(&file, &options);
+    let (key, half) = if public {
+        (load_public()?, "public")
+    } else {
+        match RunnerPrivateKey::load(&file, &options) {
+            Ok(key) => (key.into_public_key(), "private"),
+            // A public key may lie open. If it is a private key that does, this says so again.
+            Err(key::Error::KeyFile {
+                problem: Problem::PublicKey | Problem::ForeignOwner { .. } | Problem::OpenToOthers { .. }, ..
+            }) if !private => (load_public()?, "public"),
+            Err(error) => return Err(error.into()),
+        }
+    };
     // Printing the wrong half as the one to register would give the private one away.
-    if !private && !public && RunnerPublicKey::is_bare(&file)? {
+    if key.is_bare() && !private && !public {
         let message = format!("{} holds 32 bare bytes, which may be a private or a public key", file.display());
         return Err(Error::new(Kind::User, message).hint("say which with --private or --public"));
     }
-    let shown = match RunnerPrivateKey::load(&file, &options) {
-        _ if public => shown(&RunnerPublicKey::load(&file, &options)?, "public"),
-        Ok(key) => shown(key.public_key(), "private"),
-        // A public key may lie open. If it is a private key that does, this says so again.
-        Err(error) if private => return Err(error.into()),
-        Err(key::Error::KeyFile { problem: Problem::PublicKey | Problem::ForeignOwner { .. } | Problem::OpenToOthers { .. }, .. }) => {
-            shown(&RunnerPublicKey::load(&file, &options)?, "public")
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let shown = shown(&key, half);
     if json {
         let text = serde_json::to_string_pretty(&shown).map_err(|_| Error::new(Kind::Internal, "cannot write JSON"))?;
         writeln!(io.stdout, "{text}")?;

@@ -31,10 +31,11 @@ pub(super) struct Args {
 /// [`Error`] when the key cannot be used, or the input is empty, too long for the key, or no client secret.
 pub(super) fn run(args: Args, io: &mut Io<'_>) -> Result<(), Error> {
     let Args { key, options } = args;
-    if RunnerPublicKey::is_bare(&key)? {
-        writeln!(io.stderr, "note: {} holds 32 bare bytes, taken for a public key", key.display())?;
-    }
+    let file = key.display().to_string();
     let key = RunnerPublicKey::load(&key, &options.load_options())?;
+    if key.is_bare() {
+        writeln!(io.stderr, "note: {file} holds 32 bare bytes, taken for a public key")?;
+    }
     let limit = key.max_secret_bytes();
     // Two more for the line end.
     let too_long = || Error::from(key::Error::SecretTooLong { limit });

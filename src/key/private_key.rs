@@ -63,7 +63,10 @@ impl RunnerPrivateKey {
                 Self::tested(Opening::Oaep(private), RunnerPublicKey::new(Sealing::Oaep(public), spki))
             }
             Form::X25519Private { scalar, public } => Self::x25519(&scalar, public.as_deref()),
-            Form::Bare(scalar) => Self::x25519(&scalar, None),
+            Form::Bare(scalar) => {
+                let Self { opening, public } = Self::x25519(&scalar, None)?;
+                Ok(Self { opening, public: public.noted_as_bare() })
+            }
             Form::RsaPublic(_) | Form::X25519Public(_) => Err(Problem::PublicKey),
         }
     }
@@ -108,7 +111,8 @@ impl RunnerPrivateKey {
     }
 
     /// The public half alone; the private one is wiped.
-    pub(super) fn into_public_key(self) -> RunnerPublicKey {
+    #[must_use]
+    pub fn into_public_key(self) -> RunnerPublicKey {
         self.public
     }
 

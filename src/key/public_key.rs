@@ -17,6 +17,7 @@ pub struct RunnerPublicKey {
     sealing: Sealing,
     /// The SubjectPublicKeyInfo's DER, in which the fingerprint and the PEM are.
     spki: Vec<u8>,
+    bare: bool,
 }
 
 pub(super) enum Sealing {
@@ -26,7 +27,7 @@ pub(super) enum Sealing {
 
 impl RunnerPublicKey {
     pub(super) fn new(sealing: Sealing, spki: Vec<u8>) -> Self {
-        Self { sealing, spki }
+        Self { sealing, spki, bare: false }
     }
 
     /// Loads a public key file, or the public half of a private key file.
@@ -52,13 +53,15 @@ impl RunnerPublicKey {
         load().map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })
     }
 
-    /// Whether a file holds 32 bare bytes, raw or in base64, which do not say whether they are a private or a public key.
-    ///
-    /// # Errors
-    /// [`Error::KeyFile`] when it cannot be read.
-    pub fn is_bare(path: &Path) -> Result<bool, Error> {
-        let contents = Contents::read(path).map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })?;
-        Ok(matches!(form::read(&contents.bytes, None), Ok(Form::Bare(_))))
+    /// Whether it was read from 32 bare bytes, raw or in base64, which do not say whether they are a private or a public key.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// The same key, noted as read from bare bytes.
+    pub(super) fn noted_as_bare(self) -> Self {
+        Self { bare: true, ..self }
     }
 
     /// Takes a public key as the control plane has it registered: 32 raw bytes, DER or PEM.
@@ -77,7 +80,7 @@ impl RunnerPublicKey {
         match form {
             Form::RsaPublic(pkcs1) => oaep::PublicKey::load(&pkcs1, hash).map(|(key, spki)| Self::new(Sealing::Oaep(key), spki)),
             Form::X25519Public(bytes) => Self::x25519(&bytes),
-            Form::Bare(bytes) => Self::x25519(&bytes),
+            Form::Bare(bytes) => Self::x25519(&bytes).map(Self::noted_as_bare),
             form @ (Form::RsaPrivate(_) | Form::X25519Private { .. }) => {
                 RunnerPrivateKey::from_form(form, hash).map(RunnerPrivateKey::into_public_key)
             }

@@ -235,3 +235,21 @@ fn bare_bytes_are_shown_only_as_the_half_that_they_are_said_to_be() {
     use base64::Engine;
     assert!(!private.contains(&base64::prelude::BASE64_STANDARD.encode(&bytes)), "the private half was printed");
 }
+
+#[test]
+fn a_key_that_comes_through_a_pipe_is_read_once() {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+    let key = GeneratedKey::generate(NewKey::X25519).unwrap();
+    let private = key.to_pem(None).unwrap();
+    let through_a_pipe = |text: &str, args: &[&str]| {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(text.as_bytes()).unwrap();
+        drop(writer);
+        let file = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        run(&[args, &[&file]].concat(), b"secret").ok()
+    };
+    assert!(!through_a_pipe(&key.public_key().to_pem(), &["seal", "--key"]).is_empty());
+    assert!(through_a_pipe(&private, &["key", "show"]).contains("the private half"));
+    assert!(through_a_pipe(&key.public_key().to_pem(), &["key", "show", "--public"]).contains("the public half"));
+}
