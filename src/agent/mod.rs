@@ -37,9 +37,9 @@ const SOCKET_CHECK: Duration = Duration::from_secs(2);
 pub struct Config {
     /// How many connections at once.
     pub limits: Limits,
-    /// How long a client may take to deliver a request, or to take an answer.
+    /// How long a client may take to begin a request, to deliver it, or to take an answer.
     pub read_timeout: Duration,
-    /// How long an answer may take, and how long a connection may rest between two requests.
+    /// How long an answer may take.
     pub request_timeout: Duration,
     /// How long open connections may go on after the daemon was told to end.
     pub shutdown_grace_period: Duration,

@@ -49,7 +49,7 @@ impl Admission {
     /// Whether a peer may ask.
     #[must_use]
     pub fn admits(&self, peer: &Peer) -> bool {
-        peer.uid == 0 || peer.uid == self.own_uid || peer.gid == self.socket_gid || peer.groups.contains(&self.socket_gid)
+        self.is_privileged(peer) || peer.gid == self.socket_gid || peer.groups.contains(&self.socket_gid)
     }
 }
 

@@ -11,27 +11,27 @@ use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
 use crate::sys;
 
-/// Where the daemon listens, for commands that need nothing else.
+/// The configuration, for commands that need little of it or nothing.
 ///
-/// Whoever may use the socket need not be able to read the configuration: then the variable of `agent.socket` counts, else its
-/// default. A configuration that was named has to be read.
+/// `None` where the calling user cannot read it: whoever may use the socket need not be able to. A configuration that was named
+/// has to be read.
 ///
 /// # Errors
 /// What is wrong with the configuration.
-pub(super) fn socket(explicit: Option<&Path>, environment: &Environment) -> Result<PathBuf, Error> {
+pub(super) fn configuration(explicit: Option<&Path>, environment: &Environment) -> Result<Option<Config>, Error> {
+    let named = explicit.is_some() || environment.config_file().is_some();
     match Config::load(explicit, environment) {
-        Ok(config) => Ok(config.agent.socket),
-        Err(_) if explicit.is_none() && !is_readable(environment) => {
-            let variable = std::env::var_os("SCM_AGENT__AGENT__SOCKET").filter(|path| !path.is_empty());
-            Ok(variable.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
-        }
+        Ok(config) => Ok(Some(config)),
+        Err(_) if !named && std::fs::File::open(DEFAULT_FILE).is_err() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Whether the configuration is there for the calling user.
-pub(super) fn is_readable(environment: &Environment) -> bool {
-    environment.config_file().is_some() || std::fs::File::open(DEFAULT_FILE).is_ok()
+/// Where the daemon listens: as configured, else as the variable of `agent.socket` says, else its default.
+pub(super) fn socket(config: Option<&Config>) -> PathBuf {
+    let variable = || std::env::var_os("SCM_AGENT__AGENT__SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let configured = config.map(|config| config.agent.socket.clone());
+    configured.or_else(variable).unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
 }
 
 /// How long the daemon may take.

@@ -69,6 +69,7 @@ enum Command {
 pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let explicit = cli.config.as_deref();
     let environment = Environment::from_process();
+    let socket = || client::configuration(explicit, &environment).map(|config| client::socket(config.as_ref()));
     match cli.command {
         Command::Config(args) => config::run(args, explicit, &environment, io),
         Command::Key(args) => key::run(args, io),
@@ -77,7 +78,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Unseal(args) => unseal::run(args, io),
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
         Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
-        Command::Status(args) => status::run(&args, &client::socket(explicit, &environment)?, io),
-        Command::Sync => sync::run(&client::socket(explicit, &environment)?, io),
+        Command::Status(args) => status::run(&args, &socket()?, io),
+        Command::Sync => sync::run(&socket()?, io),
     }
 }

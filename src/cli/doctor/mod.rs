@@ -105,18 +105,12 @@ pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: 
 
 /// Every check, in the order in which a fault shows first.
 fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
-    let config = match Config::load(explicit, environment) {
-        Ok(config) => Some(config),
-        // Whoever uses git here need not be able to read it; what the daemon says is theirs to know all the same.
-        Err(_) if explicit.is_none() && !client::is_readable(environment) => None,
+    let config = match client::configuration(explicit, environment) {
+        Ok(config) => config,
         // Nothing else can be looked at before this is mended.
-        Err(error) => return vec![Check::of("config", &error.into())],
+        Err(error) => return vec![Check::of("config", &error)],
     };
-    let socket = match (&config, client::socket(explicit, environment)) {
-        (Some(config), _) => config.agent.socket.clone(),
-        (None, Ok(socket)) => socket,
-        (None, Err(error)) => return vec![Check::of("config", &error)],
-    };
+    let socket = client::socket(config.as_ref());
     let mut checks = Vec::new();
     match &config {
         Some(config) => {
