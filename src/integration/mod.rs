@@ -4,7 +4,9 @@ pub mod diff;
 pub mod host;
 pub mod location;
 pub mod path;
+pub mod pins;
 pub mod registry;
+pub mod snapshot;
 pub mod source;
 pub mod sync;
 
