@@ -53,6 +53,10 @@ pub struct Sync {
     pub consecutive_failures: u32,
     /// Whether changes are pushed rather than polled for.
     pub watching: bool,
+    /// Whether the list in use is older than it should be: kept from before the start and not confirmed since, or not confirmed for
+    /// three poll intervals.
+    #[serde(default)]
+    pub stale: bool,
 }
 
 /// An integration and what it can answer with.
@@ -82,6 +86,31 @@ pub struct Integration {
     pub note: Option<String>,
     /// The tokens held now.
     pub tokens: Vec<Token>,
+    /// What the control plane says of it now and nobody has trusted yet; `null` where nothing is held back.
+    #[serde(default)]
+    pub quarantine: Option<Quarantine>,
+}
+
+/// A change that is held back because no new secret came with it. What was trusted before stays in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Names this very change; what came in between is not accepted with it.
+    pub change: String,
+    /// Whether a definition that was trusted before goes on serving.
+    pub serving: bool,
+    /// What differs.
+    pub fields: Vec<QuarantinedField>,
+}
+
+/// A field that differs from what was trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantinedField {
+    /// As the control plane's API spells it.
+    pub field: String,
+    /// What it was when the secret was trusted.
+    pub trusted: String,
+    /// What it would become.
+    pub proposed: String,
 }
 
 /// State of a sealed client secret.
@@ -141,4 +170,13 @@ pub struct Memory {
     pub locked: bool,
     /// Why not.
     pub reason: Option<String>,
+}
+
+/// What became of a request to trust what was held back: the answer to the verb `trust`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Whether it is in use now.
+    pub accepted: bool,
+    /// Why not; or, beside an acceptance, why it lasts only until the next start.
+    pub error: Option<String>,
 }

@@ -8,14 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::Agent;
-use super::peer::Peer;
+use super::{Agent, Client};
 use crate::broker::{Caller, Outcome};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest};
+use crate::integration::sync::TrustError;
+use crate::status;
 
 /// What is read at a time. A request of git's is a few hundred bytes.
 const READ_BYTES: usize = 4096;
@@ -31,7 +32,8 @@ pub(super) fn refuse_as_busy(stream: &UnixStream) {
 }
 
 /// Serves a connection until it ends, breaks a rule, or the daemon ends.
-pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Arc<Agent>, mut ending: watch::Receiver<bool>) {
+pub(super) async fn serve(mut stream: UnixStream, client: &Client, agent: &Arc<Agent>, mut ending: watch::Receiver<bool>) {
+    let peer = &client.peer;
     let config = agent.config;
     let mut parser = RequestParser::new();
     loop {
@@ -51,7 +53,7 @@ pub(super) async fn serve(mut stream: UnixStream, peer: &Peer, agent: &Arc<Agent
                 return;
             }
         };
-        let answer = match timeout(config.request_timeout, answer(&request, peer, agent)).await {
+        let answer = match timeout(config.request_timeout, answer(&request, client, agent)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
@@ -130,9 +132,11 @@ struct Answer<'a> {
 }
 
 /// The answer to one request.
-async fn answer<'a>(request: &frame::Request, peer: &Peer, agent: &'a Arc<Agent>) -> Answer<'a> {
+async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
+    let peer = &client.peer;
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
+        Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) => return other_verb(name, agent).await,
     };
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
@@ -176,6 +180,29 @@ async fn other_verb<'a>(name: &str, agent: &'a Arc<Agent>) -> Answer<'a> {
     };
     document.push(b'\n');
     Answer { _place: place, ..end(document) }
+}
+
+/// Accepts a quarantined integration: the lines `id=ID` and `change=NAME` say which, as it was shown.
+async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
+    let Client { is_privileged, peer } = client;
+    if !is_privileged {
+        warn!(target: "audit", uid = peer.uid, pid = peer.pid, "refused: trust is for root and the agent's own user");
+        return refusal(&"only root and the agent's own user may say what is trusted");
+    }
+    let field = |name: &str| {
+        let text = std::str::from_utf8(body).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let (Some(id), Some(change)) = (field("id"), field("change")) else {
+        return refusal(&"the request does not say what is to be trusted");
+    };
+    info!(target: "audit", uid = peer.uid, pid = peer.pid, integration = ?id, "trust");
+    let error = agent.broker.trust(id, change).await.err();
+    let is_accepted = matches!(error, None | Some(TrustError::NotKept { .. }));
+    let outcome = status::Trust { accepted: is_accepted, error: error.map(|error| error.to_string()) };
+    let mut document = serde_json::to_vec(&outcome).unwrap_or_default();
+    document.push(b'\n');
+    end(document)
 }
 
 /// An answer that refuses the request.

@@ -160,6 +160,13 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
     Ok(Ending::CutOff)
 }
 
+/// Who is served.
+struct Client {
+    /// Whether it is root or the daemon's own user, who alone may change what is trusted.
+    is_privileged: bool,
+    peer: Peer,
+}
+
 /// Starts serving a connection, if its peer may ask and there is a place for it.
 fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
     let peer = match Peer::of(&stream) {
@@ -173,14 +180,15 @@ fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &
         warn!(target: "audit", uid = peer.uid, gid = peer.gid, pid = peer.pid, "refused: not in the socket's group");
         return;
     }
-    let Some(place) = agent.connections.take(peer.uid, admission.is_privileged(&peer)) else {
+    let is_privileged = admission.is_privileged(&peer);
+    let Some(place) = agent.connections.take(peer.uid, is_privileged) else {
         debug!(uid = peer.uid, "refused: too many connections");
         connection::refuse_as_busy(&stream);
         return;
     };
     let (agent, ending) = (Arc::clone(agent), ending.clone());
     tasks.spawn(async move {
-        connection::serve(stream, &peer, &agent, ending).await;
+        connection::serve(stream, &Client { is_privileged, peer }, &agent, ending).await;
         drop(place);
     });
 }

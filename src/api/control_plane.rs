@@ -202,11 +202,22 @@ impl ControlPlane {
 
 impl IntegrationSource for ControlPlane {
     fn fetch(&self) -> BoxFuture<'_, Result<IntegrationList, SourceError>> {
-        Box::pin(async { self.list_scm_integrations().await.map_err(|error| SourceError::from(&error)) })
+        Box::pin(async {
+            self.token.note();
+            self.list_scm_integrations().await.map_err(|error| SourceError::from(&error))
+        })
     }
 
     fn describe(&self) -> String {
         self.host.clone()
+    }
+
+    fn scope(&self) -> String {
+        format!("{} {}", self.base_url.as_str().trim_end_matches('/'), self.runner_id)
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.token.changed())
     }
 }
 

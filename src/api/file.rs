@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use futures_util::future::BoxFuture;
 
 use super::bounded_file::{self, Access};
+use super::followed_file::FollowedFile;
 use super::message::ListReader;
 use super::{Error, MAX_INTEGRATIONS, MAX_PAGE_BYTES};
 use crate::integration::source::{IntegrationList, IntegrationSource, SourceError};
@@ -12,14 +13,14 @@ use crate::integration::source::{IntegrationList, IntegrationSource, SourceError
 /// A saved reply, read again at each fetch.
 #[derive(Debug, Clone)]
 pub struct IntegrationFile {
-    path: PathBuf,
+    file: FollowedFile,
 }
 
 impl IntegrationFile {
     /// Names the file; it is opened at each [`IntegrationFile::load`].
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { file: FollowedFile::new(path) }
     }
 
     /// Reads the whole list.
@@ -27,11 +28,13 @@ impl IntegrationFile {
     /// # Errors
     /// [`Error::File`], [`Error::FileContent`] or [`Error::FileIncomplete`].
     pub fn load(&self) -> Result<IntegrationList, Error> {
-        let content = bounded_file::read(&self.path, MAX_PAGE_BYTES, Access::Any)
-            .map_err(|source| Error::File { path: self.path.clone(), source })?;
+        self.file.note();
+        let path = || self.file.path().to_owned();
+        let content =
+            bounded_file::read(self.file.path(), MAX_PAGE_BYTES, Access::Any).map_err(|source| Error::File { path: path(), source })?;
         let mut reader = ListReader::new(None, MAX_INTEGRATIONS);
-        let next_token = reader.page(&content).map_err(|source| Error::FileContent { path: self.path.clone(), source })?;
-        if next_token.is_empty() { Ok(reader.finish()) } else { Err(Error::FileIncomplete { path: self.path.clone() }) }
+        let next_token = reader.page(&content).map_err(|source| Error::FileContent { path: path(), source })?;
+        if next_token.is_empty() { Ok(reader.finish()) } else { Err(Error::FileIncomplete { path: path() }) }
     }
 }
 
@@ -41,6 +44,14 @@ impl IntegrationSource for IntegrationFile {
     }
 
     fn describe(&self) -> String {
-        self.path.display().to_string()
+        self.file.path().display().to_string()
+    }
+
+    fn is_operators(&self) -> bool {
+        true
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.file.changed())
     }
 }

@@ -8,6 +8,7 @@ mod connect;
 mod control_plane;
 mod error;
 mod file;
+mod followed_file;
 mod message;
 mod proto_json;
 mod token;

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use super::bounded_file::{self, Access, FileError};
+use super::followed_file::FollowedFile;
 use crate::secret::{BearerToken, SecretError, trimmed};
 
 /// The longest token file in bytes.
@@ -22,10 +23,35 @@ pub enum TokenSource {
         token: BearerToken,
     },
     /// A file, read again for every request, so that a rotated token counts from the next request on.
-    File(PathBuf),
+    File(TokenFile),
 }
 
+/// A file with a token.
+#[derive(Debug)]
+pub struct TokenFile(FollowedFile);
+
 impl TokenSource {
+    /// Names the file; it is opened when the token is needed.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File(TokenFile(FollowedFile::new(path)))
+    }
+
+    /// Notes how the token's file looks, for [`TokenSource::changed`].
+    pub(super) fn note(&self) {
+        if let Self::File(TokenFile(file)) = self {
+            file.note();
+        }
+    }
+
+    /// Waits until the token's file looks other than noted; for ever where there is no file.
+    pub(super) async fn changed(&self) {
+        match self {
+            Self::Environment { .. } => std::future::pending().await,
+            Self::File(TokenFile(file)) => file.changed().await,
+        }
+    }
+
     /// The token as it is now. Blanks around it are no part of it.
     ///
     /// # Errors
@@ -38,7 +64,7 @@ impl TokenSource {
                 // Checked when it was made, so this is no error in practice; it is not worth a panic either.
                 BearerToken::parse(copy).map_err(|reason| Error::TokenVariable { name, reason })
             }
-            Self::File(path) => load_file(path).map_err(|source| Error::Token { path: path.clone(), source }),
+            Self::File(TokenFile(file)) => load_file(file.path()).map_err(|source| Error::Token { path: file.path().to_owned(), source }),
         }
     }
 }
@@ -62,7 +88,7 @@ mod tests {
         let path = folder.path().join("token");
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        (folder, TokenSource::File(path))
+        (folder, TokenSource::file(path))
     }
 
     fn problem(source: &TokenSource) -> FileError {
@@ -90,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_missing_an_empty_an_oversized_and_a_many_line_file_are_refused() {
-        assert!(matches!(problem(&TokenSource::File("/nonexistent/token".into())), FileError::Unreadable(_)));
+        assert!(matches!(problem(&TokenSource::file("/nonexistent/token")), FileError::Unreadable(_)));
         let (_folder, source) = file(b" \n", 0o600);
         assert!(matches!(problem(&source), FileError::Empty));
         let (_folder, source) = file(b"canary\ntoken", 0o600);
@@ -107,7 +133,7 @@ mod tests {
         let fifo = folder.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0).unwrap();
         for path in [fifo, folder.path().to_owned(), PathBuf::from("/dev/zero")] {
-            assert!(matches!(problem(&TokenSource::File(path)), FileError::NotRegular));
+            assert!(matches!(problem(&TokenSource::file(path)), FileError::NotRegular));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::git::{CredentialRequest, Operation};
 use crate::integration::location::Location;
 use crate::integration::registry::{IntegrationRegistry, Lookup};
 use crate::integration::source::RegisteredKeySource;
-use crate::integration::sync::SyncHandle;
+use crate::integration::sync::{SyncHandle, TrustError};
 use crate::integration::{ScmId, ScmIntegration};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient};
@@ -34,6 +34,9 @@ use secrets::SecretLedger;
 
 /// How long a request waits for the first list after the daemon's start.
 const FIRST_LIST_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a request waits for the first answer of the source, where a kept list could serve it.
+const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(1);
 
 /// The most that is subtracted from a token's end for git, so that it does not expire on the way to the host.
 const EXPIRY_SKEW: Duration = Duration::from_secs(30);
@@ -199,7 +202,7 @@ impl Broker {
         };
         let integration = match registry.for_host(&location) {
             Lookup::Match(integration) => integration,
-            Lookup::None => return Outcome::Silence,
+            Lookup::None => return self.held_back(&location),
             Lookup::Ambiguous(candidates) => {
                 warn!(uid = caller.uid, pid = caller.pid, host = %location, candidates = candidates.len(), "ambiguous host");
                 return Outcome::Refusal {
@@ -248,6 +251,16 @@ impl Broker {
                 warn!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
                 Outcome::Refusal { message: format!("no token for {location}: {error}; run: scm-agent status"), quit: !integration.pat }
             }
+        }
+    }
+
+    /// The answer for a place that no integration in force serves: perhaps one would that nobody has trusted yet.
+    fn held_back(&self, location: &Location) -> Outcome {
+        match self.sync.quarantine().for_host(location) {
+            Some(waiting) if !waiting.pat => {
+                refusal(&waiting, &format!("integration {} is held back until somebody trusts it; run: scm-agent trust", waiting.id))
+            }
+            _ => Outcome::Silence,
         }
     }
 
@@ -331,7 +344,15 @@ impl Broker {
     /// Has the list fetched now; how that went.
     pub async fn sync_now(&self) -> status::Sync {
         self.rotation.ask_soon();
-        describe_sync(self.sync.sync_now().await.state)
+        describe_sync(self.sync.sync_now().await.state, self.clock.now())
+    }
+
+    /// Accepts a quarantined integration as it was shown, and puts it to use.
+    ///
+    /// # Errors
+    /// [`TrustError`]
+    pub async fn trust(&self, id: &str, change: &str) -> Result<(), TrustError> {
+        self.sync.trust(id, change).await.map(|_| ())
     }
 
     fn plan(&self, integration: &ScmIntegration) -> Plan {
@@ -363,7 +384,13 @@ impl Broker {
 
     /// The current list, after a short wait for the first one.
     async fn first_registry(&self) -> Option<Arc<IntegrationRegistry>> {
-        tokio::time::timeout(FIRST_LIST_WAIT, self.sync.first_list()).await.ok()?
+        let registry = tokio::time::timeout(FIRST_LIST_WAIT, self.sync.first_list()).await.ok()??;
+        if !self.sync.is_from_snapshot() {
+            return Some(registry);
+        }
+        // A kept list may name what has been taken away since. So the source gets its chance, once and not for long.
+        let _ = tokio::time::timeout(FIRST_ATTEMPT_WAIT, self.sync.first_attempt()).await;
+        Some(self.sync.registry())
     }
 
     fn no_list_message(&self) -> String {

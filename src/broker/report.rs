@@ -1,7 +1,10 @@
 //! What `status` says of the integrations, the keys and the list. Never a secret, never a token.
 
+use std::time::SystemTime;
+
 use super::{Broker, Error, TokenKey, unix_seconds};
 use crate::integration::ScmIntegration;
+use crate::integration::pins::Quarantined;
 use crate::integration::sync::SyncState;
 use crate::oauth::{Plan, TokenState, TokenStatus};
 use crate::status;
@@ -23,11 +26,14 @@ impl Broker {
     /// Fills in everything of the status that the broker knows.
     #[must_use]
     pub fn status(&self) -> Report {
-        let (registry, state) = (self.sync.registry(), self.sync.state());
+        let (registry, quarantine, state) = (self.sync.registry(), self.sync.quarantine(), self.sync.state());
+        let now = self.clock.now();
         let mut degraded = Vec::new();
         if let Some(error) = &state.last_error {
-            degraded.push(format!("the list of integrations is not current: {error}"));
+            let kept = if state.from_snapshot { ", and the one in use was kept from before the start" } else { "" };
+            degraded.push(format!("the list of integrations is not current{kept}: {error}"));
         }
+        degraded.extend(state.snapshot_problems.iter().cloned());
         let ring = self.secrets.ring();
         degraded.extend(self.rotation.problems(&ring));
         let held = self.cache.states();
@@ -37,7 +43,12 @@ impl Broker {
             degraded.push(format!("integration {name} is not usable: {}", rejected.reason));
         }
         for integration in registry.integrations() {
-            let entry = self.describe(integration, &held);
+            let mut entry = self.describe(integration, &held);
+            if let Some(waiting) = quarantine.get(&integration.id) {
+                degraded.push(quarantine_line(waiting));
+                entry.secret = status::Secret::Quarantined;
+                entry.quarantine = Some(describe_quarantine(waiting));
+            }
             if entry.secret == status::Secret::Undecryptable {
                 degraded.push(format!("no runner key opens the client secret of integration {} ({})", entry.id, entry.host));
             }
@@ -50,6 +61,17 @@ impl Broker {
             }
             integrations.push(entry);
         }
+        for waiting in quarantine.entries().iter().filter(|waiting| registry.get(&waiting.proposed.id).is_none()) {
+            degraded.push(quarantine_line(waiting));
+            let note = Some("its secret was another integration's; it waits for `scm-agent trust`".to_owned());
+            integrations.push(status::Integration {
+                secret: status::Secret::Quarantined,
+                grant: "none".to_owned(),
+                note,
+                quarantine: Some(describe_quarantine(waiting)),
+                ..self.describe(&waiting.proposed, &[])
+            });
+        }
         Report {
             key: ring
                 .descriptions()
@@ -60,7 +82,7 @@ impl Broker {
                     fingerprint: key.fingerprint,
                 })
                 .collect(),
-            sync: describe_sync(state),
+            sync: describe_sync(state, now),
             integrations,
             degraded,
         }
@@ -103,12 +125,51 @@ impl Broker {
                     last_error: token.last_error.as_ref().map(ToString::to_string),
                 })
                 .collect(),
+            quarantine: None,
         }
     }
 }
 
-pub(super) fn describe_sync(state: SyncState) -> status::Sync {
-    let SyncState { consecutive_failures, last_attempt, last_error, last_success, source, watching } = state;
+fn describe_quarantine(waiting: &Quarantined) -> status::Quarantine {
+    let field = |change: &crate::integration::pins::FieldChange| status::QuarantinedField {
+        field: change.field.to_owned(),
+        trusted: change.trusted.clone(),
+        proposed: change.proposed.clone(),
+    };
+    status::Quarantine {
+        change: waiting.change.clone(),
+        serving: waiting.trusted.is_some(),
+        fields: waiting.changes.iter().map(field).collect(),
+    }
+}
+
+/// What `degraded` says of what is held back.
+fn quarantine_line(waiting: &Quarantined) -> String {
+    let fields: Vec<&str> = waiting.changes.iter().map(|change| change.field).collect();
+    let serving = if waiting.trusted.is_some() { "what was trusted before stays in use" } else { "it gives no tokens" };
+    format!(
+        "integration {} is held back, because {} changed without a new secret; {serving}; run: scm-agent trust",
+        waiting.proposed.id,
+        fields.join(" and ")
+    )
+}
+
+/// How many poll intervals a list may go unconfirmed before it counts as stale.
+const STALE_AFTER_INTERVALS: u32 = 3;
+
+pub(super) fn describe_sync(state: SyncState, now: SystemTime) -> status::Sync {
+    let SyncState {
+        consecutive_failures,
+        from_snapshot,
+        last_attempt,
+        last_error,
+        last_success,
+        poll_interval,
+        snapshot_problems: _,
+        source,
+        watching,
+    } = state;
+    let age = last_success.map(|confirmed| now.duration_since(confirmed).unwrap_or_default());
     status::Sync {
         source,
         last_success: last_success.map(unix_seconds),
@@ -116,5 +177,6 @@ pub(super) fn describe_sync(state: SyncState) -> status::Sync {
         last_error,
         consecutive_failures,
         watching,
+        stale: from_snapshot || age.is_some_and(|age| age > poll_interval.saturating_mul(STALE_AFTER_INTERVALS)),
     }
 }

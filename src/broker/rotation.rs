@@ -9,6 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Broker, Error};
 use crate::integration::source::{RegisteredKeySource, SourceError, SourceErrorKind};
+use crate::integration::sync::Published;
 use crate::key::{KeyDescription, KeyFiles, KeyRing, OaepHash, RunnerPublicKey};
 
 /// When the registered key is asked for again, while it is one of those loaded or is not to be had.
@@ -218,7 +219,10 @@ impl Broker {
             let in_time = async {
                 sleep_until(due).await;
                 // After a list that came: a control plane in trouble has enough with that.
-                lists.wait_for(|published| published.state.last_success.is_some() && published.state.last_error.is_none()).await.is_ok()
+                lists
+                    .wait_for(|Published { state, .. }| state.last_success.is_some() && state.last_error.is_none() && !state.from_snapshot)
+                    .await
+                    .is_ok()
             };
             tokio::select! {
                 goes_on = in_time => if !goes_on { return },

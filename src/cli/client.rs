@@ -43,11 +43,24 @@ pub(super) const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 /// The longest answer taken: the status of 5,000 integrations is about 3 MiB.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
-/// Sends a verb without a body and returns the JSON document that the daemon answers with.
+/// Sends a verb without fields and returns the JSON document that the daemon answers with.
 ///
 /// # Errors
 /// When nobody answers on the socket, or with something else.
 pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> Result<T, Error> {
+    ask_about(socket, verb, &[])
+}
+
+/// Sends a verb with fields, which hold no line ends, and returns the JSON document that the daemon answers with.
+///
+/// # Errors
+/// When nobody answers on the socket, or with something else.
+pub(super) fn ask_about<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str, fields: &[(&str, &str)]) -> Result<T, Error> {
+    let mut request = format!("{} {verb}\n", crate::git::frame::PROTOCOL);
+    for (name, value) in fields {
+        request.push_str(&format!("{name}={value}\n"));
+    }
+    request.push('\n');
     let path = socket.display();
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = sys::connect_within(socket, TIMEOUT).map_err(|error| {
@@ -58,7 +71,7 @@ pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> 
         };
         Error::new(Kind::Upstream, format!("no scm-agent answers on {path}")).because(error).hint(hint)
     })?;
-    let answer = exchange(&mut stream, verb, deadline)
+    let answer = exchange(&mut stream, &request, deadline)
         .map_err(|error| Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error))?;
     if answer.is_empty() {
         return Err(Error::new(Kind::Upstream, format!("scm-agent on {path} refused the connection"))
@@ -75,11 +88,11 @@ pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> 
     })
 }
 
-/// Sends the verb and returns all that comes back, until the end or the deadline.
-fn exchange(stream: &mut UnixStream, verb: &str, deadline: Instant) -> std::io::Result<Vec<u8>> {
+/// Sends a request and returns all that comes back, until the end or the deadline.
+fn exchange(stream: &mut UnixStream, request: &str, deadline: Instant) -> std::io::Result<Vec<u8>> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     // A daemon that refuses may have closed already; what it said is still to be read.
-    let _ = stream.write_all(format!("{} {verb}\n\n", crate::git::frame::PROTOCOL).as_bytes());
+    let _ = stream.write_all(request.as_bytes());
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];

@@ -98,7 +98,7 @@ fn try_out(config: &Config) -> Vec<Trial> {
     if let TokenOrigin::File(path) = &config.control_plane.token {
         // Who may not open it has been told so above.
         if std::fs::File::open(path).is_ok()
-            && let Err(error) = TokenSource::File(path.clone()).load()
+            && let Err(error) = TokenSource::file(path.clone()).load()
         {
             trials.push(Trial::Fails(error.into()));
         }

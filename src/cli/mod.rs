@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod run;
 pub mod status;
 pub mod sync;
+pub mod trust;
 
 mod client;
 mod log;
@@ -60,6 +61,8 @@ enum Command {
     Status(status::Args),
     /// Has the daemon fetch the list of integrations now
     Sync,
+    /// Shows the integrations that are held back until somebody trusts them, or accepts one
+    Trust(trust::Args),
 }
 
 /// Runs a parsed command line.
@@ -80,5 +83,6 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
         Command::Status(args) => status::run(&args, &socket()?, io),
         Command::Sync => sync::run(&socket()?, io),
+        Command::Trust(args) => trust::run(&args, &socket()?, io),
     }
 }

@@ -145,7 +145,7 @@ pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
         Source::File(path) => Ok((Arc::new(IntegrationFile::new(path)), None)),
         Source::Url(url) => {
             let token = match &config.control_plane.token {
-                TokenOrigin::File(path) => TokenSource::File(path.clone()),
+                TokenOrigin::File(path) => TokenSource::file(path.clone()),
                 TokenOrigin::Environment(name) => TokenSource::Environment { name, token: environment_token(name)? },
                 TokenOrigin::None => return Err(Error::new(Kind::Config, "there is no token for the control plane")),
             };

@@ -51,10 +51,11 @@ fn table(status: &Status, now: SystemTime) -> String {
         };
         line("key", &format!("{} {}{registered}", key.algorithm, key.fingerprint));
     }
-    let freshness = match status.sync.last_success {
-        None => "no list yet".to_owned(),
-        Some(at) => format!("list of {} ago", span(now.saturating_sub(at))),
+    let freshness = match (status.sync.last_success, status.sync.stale) {
+        (None, _) => "no list yet".to_owned(),
+        (Some(at), stale) => format!("{}list of {} ago", if stale { "STALE " } else { "" }, span(now.saturating_sub(at))),
     };
+    let freshness = if status.sync.watching { format!("{freshness}, watching") } else { freshness };
     line("source", &format!("{}, {freshness}", status.sync.source));
     if let Some(error) = &status.sync.last_error {
         line("", &format!("failing ({} times): {error}", status.sync.consecutive_failures));
@@ -165,6 +166,7 @@ mod tests {
             grant: grant.to_owned(),
             note: None,
             tokens: Vec::new(),
+            quarantine: None,
         }
     }
 
@@ -186,6 +188,7 @@ mod tests {
                 last_error: Some("unavailable".to_owned()),
                 consecutive_failures: 3,
                 watching: false,
+                stale: false,
             },
             integrations: vec![
                 Integration { tokens: vec![token(4_600, TokenState::Valid)], ..integration("a.example", "service") },

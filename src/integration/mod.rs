@@ -11,6 +11,7 @@ pub mod source;
 pub mod sync;
 
 use std::fmt;
+use std::sync::Arc;
 
 /// An SCM integration of a runner, as `gitpod.v1.SCMIntegration` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,15 +43,15 @@ pub struct OAuthApp {
     pub issuer_url: Option<String>,
 }
 
-/// An app secret as the control plane stores it: ciphertext for the runner's private key.
+/// An app secret as the control plane stores it: ciphertext for the runner's private key. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct EncryptedClientSecret(Vec<u8>);
+pub struct EncryptedClientSecret(Arc<[u8]>);
 
 impl EncryptedClientSecret {
     /// Wraps the decoded bytes of `encryptedClientSecret`.
     #[must_use]
     pub fn new(ciphertext: Vec<u8>) -> Self {
-        Self(ciphertext)
+        Self(ciphertext.into())
     }
 
     /// The ciphertext.

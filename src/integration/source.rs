@@ -54,6 +54,22 @@ pub trait IntegrationSource: Send + Sync {
 
     /// Names the source for `status`: its host or its file.
     fn describe(&self) -> String;
+
+    /// Says whose list it is. A list that was kept serves only under the same scope.
+    fn scope(&self) -> String {
+        self.describe()
+    }
+
+    /// Whether the operator of this host wrote the list. What the operator wrote is not questioned.
+    fn is_operators(&self) -> bool {
+        false
+    }
+
+    /// Waits until something on this host that the source depends on has changed since the last fetch, such as its file or its
+    /// token's. It never ends where there is no such thing.
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Something that knows which public key secrets are sealed with for this runner.

@@ -258,7 +258,19 @@ fn integrations(status: &Status) -> Vec<Check> {
                 "put the file of the key that it was sealed for into key.files, or enter the secret anew with the control plane",
             ));
         }
-        for token in integration.tokens.iter().filter(|_| integration.secret == Secret::Ok) {
+        if let Some(held) = &integration.quarantine {
+            let fields: Vec<&str> = held.fields.iter().map(|field| field.field.as_str()).collect();
+            let serving = if held.serving { "what was trusted before stays in use" } else { "it gives no tokens" };
+            checks.push(Check::fail(
+                "quarantine",
+                format!("{name} is held back: {} changed without a new secret; {serving}", fields.join(" and ")),
+                format!("scm-agent trust shows what changed; if you changed it: scm-agent trust {}", integration.id),
+            ));
+            if !held.serving {
+                continue;
+            }
+        }
+        for token in integration.tokens.iter().filter(|_| matches!(integration.secret, Secret::Ok | Secret::Quarantined)) {
             if let Some(error) = &token.last_error {
                 checks.push(Check::fail("integrations", format!("{name}: {error}"), "see the app's id, secret and scopes with its issuer"));
             }

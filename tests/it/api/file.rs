@@ -76,3 +76,26 @@ async fn a_changed_file_counts_at_the_next_fetch() {
         assert_eq!(source.fetch().await.unwrap().integrations.len(), count);
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_replaced_written_or_gone_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("integrations.json");
+    std::fs::write(&path, b"{}").unwrap();
+    let source = IntegrationFile::new(&path);
+    let changes: [&dyn Fn(); 4] = [
+        &|| std::fs::write(&path, b"{} ").unwrap(),
+        &|| {
+            std::fs::write(folder.path().join("new"), b"{} ").unwrap();
+            std::fs::rename(folder.path().join("new"), &path).unwrap();
+        },
+        &|| std::fs::remove_file(&path).unwrap(),
+        &|| std::fs::write(&path, b"{}").unwrap(),
+    ];
+    for change in changes {
+        let _ = source.fetch().await;
+        tokio::time::timeout(std::time::Duration::from_millis(20), source.changed()).await.unwrap_err();
+        change();
+        source.changed().await;
+    }
+}

@@ -110,7 +110,7 @@ async fn a_rotated_token_file_counts_from_the_next_request_on() {
     let control_plane = FakeControlPlane::start("first", RUNNER).await;
     let folder = tempfile::tempdir().unwrap();
     let path = token_file(folder.path(), "first\n");
-    let client = client_with(&control_plane.base_url(), TokenSource::File(path), |_| ());
+    let client = client_with(&control_plane.base_url(), TokenSource::file(path), |_| ());
     client.list_scm_integrations().await.unwrap();
     control_plane.set_token("second");
     assert_eq!(client.list_scm_integrations().await.unwrap_err().code(), Some(Code::Unauthenticated));
@@ -132,7 +132,7 @@ async fn a_token_rotated_during_the_request_is_tried_once_more_and_only_once() {
         async { connect_error("unauthenticated", "authentication required") }
     })
     .await;
-    let client = client_with(&server.url(""), TokenSource::File(path), |_| ());
+    let client = client_with(&server.url(""), TokenSource::file(path), |_| ());
     assert_eq!(client.list_scm_integrations().await.unwrap_err().code(), Some(Code::Unauthenticated));
     let used: Vec<_> = server.received().iter().map(|request| request.header("authorization").to_owned()).collect();
     assert_eq!(used, ["Bearer token-0", "Bearer token-1"]);
@@ -141,7 +141,7 @@ async fn a_token_rotated_during_the_request_is_tried_once_more_and_only_once() {
 #[tokio::test]
 async fn a_missing_token_file_is_for_the_operator_and_nothing_is_sent() {
     let control_plane = FakeControlPlane::start(TOKEN, RUNNER).await;
-    let client = client_with(&control_plane.base_url(), TokenSource::File("/nonexistent/token".into()), |_| ());
+    let client = client_with(&control_plane.base_url(), TokenSource::file("/nonexistent/token"), |_| ());
     let error = client.fetch().await.unwrap_err();
     assert_eq!(error.kind, scm_agent::integration::source::SourceErrorKind::Operator);
     assert!(error.message.starts_with("cannot use the token file /nonexistent/token: it cannot be read: No such file"), "{error}");

@@ -10,7 +10,7 @@ use scm_agent::integration::registry::{IntegrationRegistry, Lookup};
 use scm_agent::integration::source::IntegrationList;
 use scm_agent::integration::{EncryptedClientSecret, OAuthApp, ScmId, ScmIntegration};
 
-/// An integration with an OAuth app.
+/// An integration with an OAuth app and a ciphertext of its own.
 fn integration(id: &str, scm_id: &str, host: &str) -> ScmIntegration {
     ScmIntegration {
         id: id.to_owned(),
@@ -18,7 +18,7 @@ fn integration(id: &str, scm_id: &str, host: &str) -> ScmIntegration {
         host: host.to_owned(),
         oauth: Some(OAuthApp {
             client_id: "client".to_owned(),
-            encrypted_client_secret: EncryptedClientSecret::new(vec![1, 2, 3]),
+            encrypted_client_secret: EncryptedClientSecret::new(format!("{id} {scm_id} {host}").into_bytes()),
             issuer_url: None,
         }),
         pat: false,
