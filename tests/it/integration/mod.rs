@@ -1,5 +1,6 @@
 //! Tests of `integration`.
 
+mod kept;
 mod lookalikes;
 mod matching;
 mod registry;
