@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::key::{self, Problem};
+use crate::state;
 
 /// Whose move it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +169,64 @@ impl From<key::Error> for Error {
             Some(hint) => report.hint(hint),
             None => report,
         }
+    }
+}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Self {
+        use std::io::ErrorKind;
+        let make = |path: &Path| {
+            let path = path.display();
+            format!(
+                "make it: install -d -o scm-agent -m 700 {path}; in a systemd unit: StateDirectory=scm-agent; or change agent.state_dir"
+            )
+        };
+        let (kind, hint) = match &error {
+            state::Error::ForeignOwner { path, .. } => {
+                (Kind::Config, format!("give it to the user that runs the agent: chown scm-agent {}", path.display()))
+            }
+            state::Error::InUse { .. } => {
+                (Kind::Config, "see what it holds: scm-agent status; or give this one another agent.state_dir".to_owned())
+            }
+            state::Error::NoKey { .. } => (Kind::Config, "name the runner's private key in key.files".to_owned()),
+            state::Error::NoParent { path } => (Kind::Config, make(path)),
+            state::Error::NotADirectory { .. } => (Kind::Config, "move that file away, or change agent.state_dir".to_owned()),
+            state::Error::Seal { .. } => (Kind::Internal, "start the agent again; if it stays, report it".to_owned()),
+            state::Error::Symlink { .. } => (Kind::Config, "name the directory that the link leads to in agent.state_dir".to_owned()),
+            state::Error::System { path, reason, .. } => match reason.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    (Kind::Internal, format!("make room on the file system of {}", path.display()))
+                }
+                ErrorKind::ReadOnlyFilesystem => {
+                    (Kind::Config, "mount the file system writable; in a systemd unit: StateDirectory=scm-agent".to_owned())
+                }
+                ErrorKind::PermissionDenied | ErrorKind::NotFound => (
+                    Kind::Config,
+                    "the state directory must be there and belong to the user that runs the agent:                      install -d -o scm-agent -m 700 DIR; in a systemd unit: StateDirectory=scm-agent"
+                        .to_owned(),
+                ),
+                _ => (Kind::Internal, "see whether the file system is mounted and healthy".to_owned()),
+            },
+            state::Error::TooLarge { .. } => (Kind::Internal, "report it: nothing that the agent keeps grows that large".to_owned()),
+            state::Error::WritableByOthers { path, .. } => {
+                (Kind::Config, format!("close it, after a look at who may have written to it: chmod go-w {}", path.display()))
+            }
+        };
+        Self::new(kind, error.to_string()).hint(hint)
+    }
+}
+
+impl From<state::LoadError> for Error {
+    fn from(error: state::LoadError) -> Self {
+        let hint = match &error {
+            state::LoadError::Damaged { .. } | state::LoadError::TooLarge { .. } => {
+                "put the file back from a copy, or move it away; the agent then starts over with what it can fetch"
+            }
+            state::LoadError::Io { .. } => "the file must belong to the user that runs the agent, on a healthy file system",
+            state::LoadError::UnknownKey { .. } => "add the key that it was sealed with to key.files, or move the file away",
+            state::LoadError::Version { .. } => "run the version of scm-agent that wrote it, or move the file away",
+        };
+        Self::new(Kind::Config, error.to_string()).hint(hint)
     }
 }
 

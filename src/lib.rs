@@ -18,5 +18,6 @@ pub mod integration;
 pub mod key;
 pub mod oauth;
 pub mod secret;
+pub mod state;
 pub mod status;
 mod sys;

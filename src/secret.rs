@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use secrecy::{ExposeSecret, SecretBox};
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -86,6 +86,44 @@ secret_text!(
     |byte| byte == b' ' || byte.is_ascii_graphic()
 );
 
+/// The key that the daemon's state is sealed with, derived from a private key of the runner.
+pub struct StateKey(SecretBox<[u8; StateKey::BYTES]>);
+
+impl StateKey {
+    /// The key's length.
+    pub const BYTES: usize = 32;
+
+    /// Copies a key into its final place. The source is the caller's to wipe.
+    #[must_use]
+    pub fn new(bytes: &[u8; Self::BYTES]) -> Self {
+        let mut key = SecretBox::new(Box::new([0; Self::BYTES]));
+        key.expose_secret_mut().copy_from_slice(bytes);
+        Self(key)
+    }
+
+    /// Makes a key of the bytes that `fill` writes in their final place.
+    ///
+    /// # Errors
+    /// What `fill` returns; the bytes are wiped then.
+    pub fn filled_by<E>(fill: impl FnOnce(&mut [u8; Self::BYTES]) -> Result<(), E>) -> Result<Self, E> {
+        let mut key = SecretBox::new(Box::new([0; Self::BYTES]));
+        fill(key.expose_secret_mut())?;
+        Ok(Self(key))
+    }
+
+    /// The secret itself. Copy it nowhere that is not wiped.
+    #[must_use]
+    pub fn expose_secret(&self) -> &[u8; Self::BYTES] {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for StateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StateKey([redacted])")
+    }
+}
+
 /// Removes the blanks and line ends that editors and `echo` leave around a secret in a file, wiping the original.
 #[must_use]
 pub fn trimmed(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
@@ -109,6 +147,7 @@ mod tests {
         assert_eq!(format!("{token:?}"), "AccessToken([redacted])");
         let secret = ClientSecret::parse(bytes("canary with space")).unwrap();
         assert_eq!(format!("{secret:?}"), "ClientSecret([redacted])");
+        assert_eq!(format!("{:?}", StateKey::new(b"canary canary canary canary cana")), "StateKey([redacted])");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod public_key;
 mod reload;
 mod ring;
 mod sealed_box;
+mod state_key;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -9,17 +9,19 @@ use zeroize::{Zeroizing, zeroize_stack};
 use super::file::Contents;
 use super::form::{self, Form};
 use super::public_key::Sealing;
-use super::{Algorithm, DecryptError, Error, Fingerprint, LoadOptions, OaepHash, Problem, RunnerPublicKey, oaep, sealed_box};
-use crate::secret::ClientSecret;
+use super::{Algorithm, DecryptError, Error, Fingerprint, LoadOptions, OaepHash, Problem, RunnerPublicKey, oaep, sealed_box, state_key};
+use crate::secret::{ClientSecret, StateKey};
 
 /// How much of the stack is wiped after a private key was read or used: shared secrets and cipher keys are moved about there by
 /// the libraries. Several times what they use; a microsecond's work.
 const STACK_BYTES: usize = 32 * 1024;
 
-/// A private key of the runner. The key itself rests in aws-lc's memory and cannot be read back.
+/// A private key of the runner. The key itself rests in aws-lc's memory and cannot be read back, so what is derived from it is
+/// derived when it is loaded.
 pub struct RunnerPrivateKey {
     opening: Opening,
     public: RunnerPublicKey,
+    state_key: StateKey,
 }
 
 enum Opening {
@@ -60,12 +62,13 @@ impl RunnerPrivateKey {
         match form {
             Form::RsaPrivate(pkcs1) => {
                 let (private, public, spki) = oaep::PrivateKey::load(&pkcs1, hash)?;
-                Self::tested(Opening::Oaep(private), RunnerPublicKey::new(Sealing::Oaep(public), spki))
+                let state_key = state_key::of_rsa(&pkcs1).ok_or(Problem::SelfTest)?;
+                Self::tested(Opening::Oaep(private), RunnerPublicKey::new(Sealing::Oaep(public), spki), state_key)
             }
             Form::X25519Private { scalar, public } => Self::x25519(&scalar, public.as_deref()),
             Form::Bare(scalar) => {
-                let Self { opening, public } = Self::x25519(&scalar, None)?;
-                Ok(Self { opening, public: public.noted_as_bare() })
+                let Self { opening, public, state_key } = Self::x25519(&scalar, None)?;
+                Ok(Self { opening, public: public.noted_as_bare(), state_key })
             }
             Form::RsaPublic(_) | Form::X25519Public(_) => Err(Problem::PublicKey),
         }
@@ -81,12 +84,13 @@ impl RunnerPrivateKey {
             return Err(Problem::PublicHalfMismatch);
         }
         let spki = form::spki(form::X25519, &public.0).ok_or(Problem::SelfTest)?;
-        Self::tested(Opening::SealedBox(private), RunnerPublicKey::new(Sealing::SealedBox(public), spki))
+        let state_key = state_key::of_x25519(scalar).ok_or(Problem::SelfTest)?;
+        Self::tested(Opening::SealedBox(private), RunnerPublicKey::new(Sealing::SealedBox(public), spki), state_key)
     }
 
-    fn tested(opening: Opening, public: RunnerPublicKey) -> Result<Self, Problem> {
+    fn tested(opening: Opening, public: RunnerPublicKey, state_key: StateKey) -> Result<Self, Problem> {
         const SAMPLE: &[u8] = b"self-test";
-        let key = Self { opening, public };
+        let key = Self { opening, public, state_key };
         let sealed = key.public.seal(SAMPLE).map_err(|_| Problem::SelfTest)?;
         let opened = key.open(&sealed).map_err(|_| Problem::SelfTest)?;
         if opened.as_slice() == SAMPLE { Ok(key) } else { Err(Problem::SelfTest) }
@@ -114,6 +118,12 @@ impl RunnerPrivateKey {
     #[must_use]
     pub fn into_public_key(self) -> RunnerPublicKey {
         self.public
+    }
+
+    /// The key for the daemon's state that is derived from this one: the same for every form of this key's file.
+    #[must_use]
+    pub fn state_key(&self) -> StateKey {
+        StateKey::new(self.state_key.expose_secret())
     }
 
     /// Opens a sealed client secret.

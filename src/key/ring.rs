@@ -1,7 +1,7 @@
 //! The keys that the daemon holds: one, or several while one takes the other's place.
 
 use super::{Config, DecryptError, Error, LoadOptions, Problem, RunnerPrivateKey};
-use crate::secret::ClientSecret;
+use crate::secret::{ClientSecret, StateKey};
 
 /// The runner's private keys. Shared between threads; a rotation loads a new ring and swaps it in.
 #[derive(Debug)]
@@ -52,6 +52,12 @@ impl KeyRing {
     #[must_use]
     pub fn keys(&self) -> &[RunnerPrivateKey] {
         &self.keys
+    }
+
+    /// The keys for the daemon's state, one for each key, in their order.
+    #[must_use]
+    pub fn state_keys(&self) -> Vec<StateKey> {
+        self.keys.iter().map(RunnerPrivateKey::state_key).collect()
     }
 
     /// What each key is.

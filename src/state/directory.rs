@@ -1,0 +1,172 @@
+//! The directory that the daemon keeps its files in: its own, and one daemon's at a time.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdir, open, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::{Error, SealedFile};
+
+/// The file that a daemon holds a lock on.
+const LOCK: &str = "lock";
+/// What the name of a half-written file starts and ends with.
+const PARTIAL: (&str, &str) = (".", ".partial");
+/// What somebody else must not be allowed: to write, as group or as others.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// An open state directory. Clones are the same directory; the last one to be dropped, files included, lets the next daemon in.
+#[derive(Clone)]
+pub struct StateDir(Arc<Opened>);
+
+struct Opened {
+    path: PathBuf,
+    /// Everything is done relative to this: whoever swaps the path later changes nothing.
+    directory: OwnedFd,
+    /// One file is written at a time, as they may share a name.
+    writing: Mutex<()>,
+    _lock: OwnedFd,
+}
+
+impl StateDir {
+    /// Opens the directory, or makes it with mode 0700 if only it is missing, takes its lock, and removes what a crashed daemon
+    /// left half-written.
+    ///
+    /// It must be a directory, not a link to one, belong to root or to this user, and be closed to writers of its group and to others.
+    ///
+    /// # Errors
+    /// [`Error`], with what is wrong; [`Error::InUse`] while another daemon has it open.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        // Without a slash or a dot at its end, with which a link would be followed after all.
+        let path: PathBuf = path.components().collect();
+        let directory = open_or_make(&path)?;
+        let stat = fstat(&directory).map_err(system("inspect", &path))?;
+        check(&path, stat.st_uid, stat.st_mode, rustix::process::geteuid().as_raw())?;
+        let lock = take_lock(&directory, &path)?;
+        remove_partial(&directory, &path)?;
+        Ok(Self(Arc::new(Opened { path, directory, writing: Mutex::new(()), _lock: lock })))
+    }
+
+    /// A file of the directory, which need not exist. The name is one part of a path and begins with no dot.
+    #[must_use]
+    pub fn file(&self, name: &'static str) -> SealedFile {
+        debug_assert!(!name.is_empty() && name != LOCK && !name.starts_with('.') && !name.contains('/'), "no name for a file: {name}");
+        SealedFile::new(self.clone(), name)
+    }
+
+    /// Where it was when it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Waits until nobody else writes.
+    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
+        // The files are whole whatever a writer did before it panicked.
+        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for StateDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.directory.as_fd()
+    }
+}
+
+impl fmt::Debug for StateDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StateDir").field(&self.0.path).finish()
+    }
+}
+
+/// The name that a file has while it is written.
+pub(super) fn partial(name: &str) -> String {
+    format!("{}{name}{}", PARTIAL.0, PARTIAL.1)
+}
+
+/// An error of the system's, with what was tried on which path.
+pub(super) fn system<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
+    move |error| Error::System { action, path: path.to_owned(), reason: error.into() }
+}
+
+fn open_or_make(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let refused = |errno| match errno {
+        // The system says the one or the other of a link, depending on its version.
+        Errno::LOOP | Errno::NOTDIR => match std::fs::symlink_metadata(path) {
+            Ok(found) if found.is_symlink() => Error::Symlink { path: path.to_owned() },
+            _ => Error::NotADirectory { path: path.to_owned() },
+        },
+        other => system("open the state directory", path)(other),
+    };
+    match open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        opened => return opened.map_err(refused),
+    }
+    match mkdir(path, Mode::RWXU) {
+        // Another daemon was faster. The lock decides between the two.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) => return Err(Error::NoParent { path: path.to_owned() }),
+        Err(other) => return Err(system("make the state directory", path)(other)),
+    }
+    // Its own entry must survive a power failure too. A directory above that may not be read cannot be synchronised.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(parent) = open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        fsync(&parent).map_err(system("write to disk the directory above", path))?;
+    }
+    open(path, flags, Mode::empty()).map_err(refused)
+}
+
+fn check(path: &Path, owner: u32, mode: u32, euid: u32) -> Result<(), Error> {
+    if owner != 0 && owner != euid {
+        return Err(Error::ForeignOwner { path: path.to_owned(), owner });
+    }
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(Error::WritableByOthers { path: path.to_owned(), mode: mode & 0o7777 });
+    }
+    Ok(())
+}
+
+fn take_lock(directory: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = openat(directory, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(system("open", &path.join(LOCK)))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(Error::InUse { path: path.to_owned() }),
+        Err(other) => Err(system("lock", &path.join(LOCK))(other)),
+    }
+}
+
+fn remove_partial(directory: &OwnedFd, path: &Path) -> Result<(), Error> {
+    for entry in Dir::read_from(directory).map_err(system("list the state directory", path))? {
+        let entry = entry.map_err(system("list the state directory", path))?;
+        let name = entry.file_name().to_bytes();
+        if name.starts_with(PARTIAL.0.as_bytes()) && name.ends_with(PARTIAL.1.as_bytes()) && entry.file_type() != FileType::Directory {
+            let removed = unlinkat(directory, entry.file_name(), AtFlags::empty());
+            removed.map_err(system("remove", &path.join(&*entry.file_name().to_string_lossy())))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_and_this_user_may_own_it_and_nobody_else_may_write_to_it() {
+        let path = Path::new("/state");
+        for (owner, mode) in [(0, 0o40700), (1000, 0o40700), (1000, 0o40755), (0, 0o41755), (1000, 0o42750)] {
+            assert!(check(path, owner, mode, 1000).is_ok(), "{owner} {mode:o}");
+        }
+        for mode in [0o40720, 0o40702, 0o40770, 0o41777] {
+            let refused = check(path, 1000, mode, 1000);
+            assert!(matches!(refused, Err(Error::WritableByOthers { mode: named, .. }) if named == mode & 0o7777), "{mode:o}");
+        }
+        assert!(matches!(check(path, 1001, 0o40700, 1000), Err(Error::ForeignOwner { owner: 1001, .. })));
+        assert!(matches!(check(path, 1000, 0o40700, 0), Err(Error::ForeignOwner { owner: 1000, .. })));
+    }
+}

@@ -1,0 +1,143 @@
+//! One sealed file of the state directory: saved whole, loaded whole, or set aside.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, fsync, openat, renameat, statat, unlinkat};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::directory::{StateDir, partial, system};
+use super::seal::{self, OVERHEAD_BYTES, Refusal};
+use super::{Error, LoadError, StateKeys};
+
+/// The most bytes that a file may hold.
+pub const MAX_PLAINTEXT_BYTES: usize = 64 * 1024 * 1024;
+const MAX_FILE_BYTES: usize = MAX_PLAINTEXT_BYTES + OVERHEAD_BYTES;
+/// How many files that were set aside are kept, for whoever wants to know what happened to them.
+const KEPT_ASIDE: usize = 3;
+
+/// A file of the state directory, sealed under its name.
+#[derive(Debug, Clone)]
+pub struct SealedFile {
+    directory: StateDir,
+    name: &'static str,
+}
+
+impl SealedFile {
+    pub(super) fn new(directory: StateDir, name: &'static str) -> Self {
+        Self { directory, name }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join(self.name)
+    }
+
+    /// Seals a content with the newest key and puts it in the place of the file's, on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error`], and then the old content is still there. Only if the last step fails, which writes the directory to disk, is the
+    /// new one there already, and a power failure may take it back.
+    pub fn save(&self, keys: &StateKeys, plaintext: &[u8]) -> Result<(), Error> {
+        if plaintext.len() > MAX_PLAINTEXT_BYTES {
+            return Err(Error::TooLarge { path: self.path(), limit: MAX_PLAINTEXT_BYTES });
+        }
+        let key = keys.newest().ok_or_else(|| Error::NoKey { path: self.path() })?;
+        let sealed = seal::seal(key, self.name, plaintext).ok_or_else(|| Error::Seal { path: self.path() })?;
+        let _writing = self.directory.writing();
+        let partial = partial(self.name);
+        self.write(&partial, &sealed)
+            .and_then(|()| renameat(&self.directory, &partial, &self.directory, self.name).map_err(io::Error::from))
+            .map_err(|error| {
+                // Its space may be what is missing.
+                let _ = unlinkat(&self.directory, &partial, AtFlags::empty());
+                system("save", &self.path())(error)
+            })?;
+        self.sync()
+    }
+
+    /// Opens the file's content with whichever key sealed it. `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing of a file that is not whole is ever returned.
+    pub fn load(&self, keys: &StateKeys) -> Result<Option<Zeroizing<Vec<u8>>>, LoadError> {
+        let Some(file) = self.read()? else { return Ok(None) };
+        seal::open(keys, self.name, file).map(Some).map_err(|refusal| match refusal {
+            Refusal::Damaged => LoadError::Damaged { path: self.path() },
+            Refusal::UnknownKey => LoadError::UnknownKey { path: self.path() },
+            Refusal::Version(found) => LoadError::Version { path: self.path(), found },
+        })
+    }
+
+    /// Renames the file, whatever it is, to its name and `.damaged-1`, and those before it to higher numbers, of which the highest
+    /// goes. Returns the new path.
+    ///
+    /// # Errors
+    /// [`Error::System`], above all when there is no such file.
+    pub fn set_aside(&self) -> Result<PathBuf, Error> {
+        let _writing = self.directory.writing();
+        let refused = |errno: Errno| system("set aside", &self.path())(errno);
+        statat(&self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
+        let numbered = |number: usize| format!("{}.damaged-{number}", self.name);
+        let taken = |number: &usize| statat(&self.directory, numbered(*number), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        // Up to the first gap only: what lies behind it need not move.
+        let last = (1..KEPT_ASIDE).take_while(taken).count();
+        for number in (1..=last).rev() {
+            renameat(&self.directory, numbered(number), &self.directory, numbered(number + 1)).map_err(refused)?;
+        }
+        renameat(&self.directory, self.name, &self.directory, numbered(1)).map_err(refused)?;
+        self.sync()?;
+        Ok(self.directory.path().join(numbered(1)))
+    }
+
+    fn write(&self, partial: &str, bytes: &[u8]) -> io::Result<()> {
+        match unlinkat(&self.directory, partial, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let owner_only = Mode::RUSR | Mode::WUSR;
+        let mut file = File::from(openat(&self.directory, partial, flags, owner_only)?);
+        // The umask may have taken bits away that the owner needs.
+        fchmod(&file, owner_only)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, LoadError> {
+        let damaged = || LoadError::Damaged { path: self.path() };
+        let unreadable = |error: io::Error| LoadError::Io { path: self.path(), reason: error };
+        // Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let mut file = match openat(&self.directory, self.name, flags, Mode::empty()) {
+            Ok(descriptor) => File::from(descriptor),
+            Err(Errno::NOENT) => return Ok(None),
+            // A link, a socket, a device: not saved by us.
+            Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(damaged()),
+            Err(other) => return Err(unreadable(other.into())),
+        };
+        let stat = fstat(&file).map_err(|errno| unreadable(errno.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(damaged());
+        }
+        let length = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+        if length > MAX_FILE_BYTES {
+            return Err(LoadError::TooLarge { path: self.path(), limit: MAX_FILE_BYTES });
+        }
+        // Allocated once at full size, as the content is opened in it.
+        let mut bytes = Zeroizing::new(vec![0; length]);
+        match file.read_exact(&mut bytes) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged()),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    /// Waits until the directory's entries are on disk.
+    fn sync(&self) -> Result<(), Error> {
+        fsync(&self.directory).map_err(system("write to disk", self.directory.path()))
+    }
+}

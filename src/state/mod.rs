@@ -1,0 +1,45 @@
+//! What must outlive the daemon: sealed files in a directory of its own.
+//!
+//! The daemon alone reads and writes them, one daemon at a time. Each file is replaced as a whole, so that a crash or a power
+//! failure leaves the old content or the new one, never a mixture, and is sealed with a key derived from the runner's private
+//! key, so that nobody without that key reads it, changes it unnoticed, or puts one file in another's place. An old content of
+//! the same file, put back by somebody who may write here, cannot be told from the newest.
+//!
+//! Everything here blocks: async code calls it on a blocking thread. Nothing here knows what the files hold.
+
+mod directory;
+mod error;
+mod file;
+mod seal;
+
+use crate::secret::StateKey;
+
+pub use directory::StateDir;
+pub use error::{Error, LoadError};
+pub use file::{MAX_PLAINTEXT_BYTES, SealedFile};
+
+/// The keys that files are sealed with, newest first: the first one seals, each of them opens.
+#[derive(Debug)]
+pub struct StateKeys(Vec<StateKey>);
+
+impl StateKeys {
+    /// Takes the keys over, newest first.
+    #[must_use]
+    pub fn new(keys: Vec<StateKey>) -> Self {
+        Self(keys)
+    }
+
+    /// Whether there is none, so that nothing can be saved or loaded.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn newest(&self) -> Option<&StateKey> {
+        self.0.first()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &StateKey> {
+        self.0.iter()
+    }
+}
