@@ -17,6 +17,7 @@ pub const KEYS: [(&str, &[&str]); 5] = [
             "socket",
             "socket_group",
             "socket_mode",
+            "state_dir",
             "max_connections",
             "max_connections_per_user",
             "read_timeout",

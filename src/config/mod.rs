@@ -163,6 +163,8 @@ pub struct Agent {
     pub socket_group: Option<String>,
     /// Permissions of the socket: 0600 or 0660.
     pub socket_mode: u32,
+    /// The directory for what must outlive the daemon. It need not exist yet.
+    pub state_dir: PathBuf,
 }
 
 /// `[[provider]]`: what is different about one SCM host.

@@ -18,7 +18,7 @@ pub enum Finding {
 }
 
 impl Config {
-    /// Looks at every file that the configuration names. The paths stay out of the findings: a token that was written where
+    /// Looks at every file that the configuration names, but not at `agent.state_dir`, which the daemon makes. The paths stay out of the findings: a token that was written where
     /// the path of its file belongs must not be printed.
     #[must_use]
     pub fn check_named_files(&self) -> Vec<Finding> {

@@ -14,6 +14,7 @@ use super::{
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
 const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
+const DEFAULT_STATE_DIR: &str = "/var/lib/scm-agent";
 /// `sun_path` of unix(7), without the byte that ends it.
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -72,6 +73,7 @@ fn agent(mut section: Section<'_>) -> Agent {
         ),
         socket_group: section.text("socket_group"),
         socket_mode: section.read_or("socket_mode", 0o660, |_| quoted("0660"), socket_mode),
+        state_dir: section.read_or("state_dir", DEFAULT_STATE_DIR.into(), |_| quoted(DEFAULT_STATE_DIR), path),
         max_connections: section.number("max_connections", 256, 1..=4096),
         max_connections_per_user: section.number("max_connections_per_user", 64, 1..=4096),
         read_timeout: section.duration("read_timeout", 2 * SECOND, Duration::from_millis(100)..=MINUTE),

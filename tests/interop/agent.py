@@ -22,6 +22,7 @@ files = ["{key}"]
 
 [agent]
 socket = "{dir}/agent.sock"
+state_dir = "{dir}/state"
 allow_insecure_loopback = true
 
 [log]

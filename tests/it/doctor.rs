@@ -65,7 +65,7 @@ async fn faults_before_the_daemon_are_named() {
         world.path(name)
     };
     let source = "[control_plane]\nfile = \"integrations.json\"\n";
-    let socket = "[agent]\nsocket = \"agent.sock\"\n";
+    let socket = "[agent]\nsocket = \"agent.sock\"\nstate_dir = \"state\"\n";
 
     let (healthy, checks) = findings(&world, &world.path("nowhere.toml"), home, true).await;
     assert!(!healthy);

@@ -296,17 +296,19 @@ async fn a_daemon_that_cannot_start_says_why_and_ends_with_2() {
     };
     let source = "[control_plane]\nfile = \"integrations.json\"\n";
     let key = "[key]\nfiles = [\"runner.pem\"]\n";
+    // Not the running daemon's, which is in use.
+    let agent = "[agent]\nstate_dir = \"other-state\"\n";
     std::fs::write(world.path("occupied"), "precious").unwrap();
     let daemon = world.start(&world.config("")).await;
     for (name, config, expected) in [
-        ("no-key", source.to_owned(), "key.files"),
-        ("missing-key", format!("{source}[key]\nfiles = [\"nowhere.pem\"]\n"), "nowhere.pem"),
-        ("no-token", format!("[control_plane]\nrunner_id = \"{RUNNER_ID}\"\n{key}"), "control_plane.token_file"),
-        ("misspelt", format!("{source}{key}[agent]\nsoket = \"a.sock\"\n"), "socket"),
-        ("no-group", format!("{source}{key}[agent]\nsocket = \"b.sock\"\nsocket_group = \"no-such-group\"\n"), "no-such-group"),
-        ("occupied-socket", format!("{source}{key}[agent]\nsocket = \"occupied\"\n"), "not a socket"),
-        ("live-socket", format!("{source}{key}[agent]\nsocket = \"agent.sock\"\n"), "another scm-agent is running"),
-        ("bad-ca", format!("[control_plane]\nfile = \"integrations.json\"\nca_file = \"occupied\"\n{key}"), "CA file"),
+        ("no-key", format!("{source}{agent}"), "key.files"),
+        ("missing-key", format!("{source}[key]\nfiles = [\"nowhere.pem\"]\n{agent}"), "nowhere.pem"),
+        ("no-token", format!("[control_plane]\nrunner_id = \"{RUNNER_ID}\"\n{key}{agent}"), "control_plane.token_file"),
+        ("misspelt", format!("{source}{key}{agent}soket = \"a.sock\"\n"), "socket"),
+        ("no-group", format!("{source}{key}{agent}socket = \"b.sock\"\nsocket_group = \"no-such-group\"\n"), "no-such-group"),
+        ("occupied-socket", format!("{source}{key}{agent}socket = \"occupied\"\n"), "not a socket"),
+        ("live-socket", format!("{source}{key}{agent}socket = \"agent.sock\"\n"), "another scm-agent is running"),
+        ("bad-ca", format!("[control_plane]\nfile = \"integrations.json\"\nca_file = \"occupied\"\n{key}{agent}"), "CA file"),
     ] {
         let (code, error) = run(&config, name);
         assert_eq!(code, Some(2), "{name}: {error}");

@@ -25,6 +25,7 @@ fn the_defaults_are_the_documented_ones() {
         socket: "/run/scm-agent/agent.sock".into(),
         socket_group: None,
         socket_mode: 0o660,
+        state_dir: "/var/lib/scm-agent".into(),
     };
     assert_eq!(config.agent, agent);
     assert_eq!((config.log.format, config.log.level), (LogFormat::Text, LogLevel::Info));
@@ -52,6 +53,7 @@ fn every_key_becomes_its_type() {
         socket = "agent.sock"
         socket_group = "1000"
         socket_mode = "600"
+        state_dir = "state"
         max_connections = 4096
         max_connections_per_user = 1
         shutdown_grace_period = "0s"
@@ -78,6 +80,7 @@ fn every_key_becomes_its_type() {
     assert_eq!(config.key.oaep_hash, OaepHash::Sha512);
     assert_eq!((config.agent.socket, config.agent.socket_mode), (folder.path("agent.sock"), 0o600));
     assert_eq!(config.agent.socket_group.as_deref(), Some("1000"));
+    assert_eq!(config.agent.state_dir, folder.path("state"));
     assert_eq!((config.agent.max_connections, config.agent.max_connections_per_user), (4096, 1));
     assert_eq!(config.agent.shutdown_grace_period, Duration::ZERO);
     let provider = Provider {

@@ -135,7 +135,7 @@ impl World {
         let path = self.path("config.toml");
         let text = format!(
             "[control_plane]\n{control_plane}\n\n[key]\nfiles = [\"runner.pem\"]\n\n[log]\nlevel = \"trace\"\n\n\
-             [agent]\nsocket = \"agent.sock\"\nallow_insecure_loopback = true\n\n{more}\n"
+             [agent]\nsocket = \"agent.sock\"\nstate_dir = \"state\"\nallow_insecure_loopback = true\n\n{more}\n"
         );
         std::fs::write(&path, text).unwrap();
         path
