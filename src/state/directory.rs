@@ -28,7 +28,17 @@ struct Opened {
     directory: OwnedFd,
     /// One file is written at a time, as they may share a name.
     writing: Mutex<()>,
-    _lock: OwnedFd,
+    _lock: Lock,
+}
+
+/// The lock on the directory, as long as this lives.
+struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough while a process that was started at this moment holds a copy of the descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 impl StateDir {
@@ -130,11 +140,11 @@ fn check(path: &Path, owner: u32, mode: u32, euid: u32) -> Result<(), Error> {
     Ok(())
 }
 
-fn take_lock(directory: &OwnedFd, path: &Path) -> Result<OwnedFd, Error> {
+fn take_lock(directory: &OwnedFd, path: &Path) -> Result<Lock, Error> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let lock = openat(directory, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(system("open", &path.join(LOCK)))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        Ok(()) => Ok(Lock(lock)),
         Err(Errno::WOULDBLOCK) => Err(Error::InUse { path: path.to_owned() }),
         Err(other) => Err(system("lock", &path.join(LOCK))(other)),
     }

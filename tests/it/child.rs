@@ -37,3 +37,31 @@ fn a_daemon_that_does_not_wipe() {
     };
     scm_agent::cli::run(scm_agent::cli::Cli::parse_from(arguments), &mut io).unwrap();
 }
+
+/// Saves one generation after the other, each longer or shorter than the one before, and tells of each. Killed by `state::crash`.
+#[test]
+#[ignore = "started by state::crash"]
+fn saves_without_end() {
+    let keys = crate::state::keys(&[1]);
+    let file = scm_agent::state::StateDir::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap().file("list");
+    let last = file.load(&keys).unwrap().map_or(0, |content| u64::from_le_bytes(*content.first_chunk().unwrap()));
+    for generation in last + 1.. {
+        let words = 1 + usize::try_from(generation.wrapping_mul(7919) % 20_000).unwrap();
+        file.save(&keys, &generation.to_le_bytes().repeat(words)).unwrap();
+        println!("SAVED {generation}");
+    }
+}
+
+/// Saves what fits and then what does not, and prints what a person would read and what is there afterwards.
+#[test]
+#[ignore = "started by state::crash"]
+fn saves_too_much() {
+    let keys = crate::state::keys(&[1]);
+    let file = scm_agent::state::StateDir::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap().file("list");
+    file.save(&keys, b"small").unwrap();
+    let report = scm_agent::error::Error::from(file.save(&keys, &[7; 100_000]).unwrap_err()).report();
+    let content = file.load(&keys).unwrap().unwrap();
+    for line in report.lines().chain([std::str::from_utf8(&content).unwrap()]) {
+        println!("ANSWER {line}");
+    }
+}

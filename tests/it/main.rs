@@ -15,6 +15,7 @@ mod oauth;
 mod oracle;
 mod root;
 mod rotation;
+mod state;
 mod support;
 
 /// The programs under test.
