@@ -2,6 +2,7 @@
 //!
 //! The stages do not know each other; this is where they meet.
 
+mod kept;
 mod report;
 mod rotation;
 mod secrets;
@@ -26,6 +27,7 @@ use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient};
 use crate::status;
 
+pub use kept::KeptList;
 pub use report::Report;
 use report::describe_sync;
 pub use rotation::Reload;
@@ -140,6 +142,8 @@ pub struct Parts {
     pub allow_insecure_loopback: bool,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
+    /// Where the list and the pins rest, to seal them anew when the keys change.
+    pub kept: Option<Arc<KeptList>>,
     /// Stage 3: where the keys came from, to notice when they change.
     pub key_files: KeyFiles,
     /// Stage 3: the keys to begin with.
@@ -158,6 +162,7 @@ pub struct Parts {
 pub struct Broker {
     allow_insecure_loopback: bool,
     clock: Arc<dyn Clock>,
+    kept: Option<Arc<KeptList>>,
     providers: Vec<ProviderOverride>,
     sync: SyncHandle,
     tokens: Arc<TokenClient>,
@@ -170,11 +175,12 @@ impl Broker {
     /// Puts the stages together; nothing is asked yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { allow_insecure_loopback, clock, key_files, keys, providers, registered_key, sync, tokens } = parts;
+        let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, sync, tokens } = parts;
         Self {
             allow_insecure_loopback,
             cache: TokenCache::new(Arc::clone(&clock)),
             clock,
+            kept,
             secrets: Arc::new(SecretLedger::new(keys)),
             rotation: Rotation::new(key_files, registered_key),
             providers,

@@ -163,7 +163,13 @@ impl Broker {
         // The files stay locked to the end: keys take each other's place in the order in which they were read.
         let Ok((files, loaded)) = reading.await else { return };
         match loaded {
-            Some(Ok(ring)) => self.take_over(ring),
+            Some(Ok(ring)) => {
+                let changed = self.take_over(ring);
+                // What is kept must open with the keys that the next start has.
+                if changed {
+                    self.sync.save_again().await;
+                }
+            }
             Some(Err(error)) => {
                 let failure = error.to_string();
                 if self.rotation.lock().failure.replace(failure.clone()).as_ref() != Some(&failure) {
@@ -180,8 +186,8 @@ impl Broker {
         }
     }
 
-    /// Puts keys that were loaded in the place of those in use.
-    fn take_over(&self, ring: KeyRing) {
+    /// Puts keys that were loaded in the place of those in use; says whether they are others.
+    fn take_over(&self, ring: KeyRing) -> bool {
         let failed = self.rotation.lock().failure.take().is_some();
         let (old, new) = (self.secrets.ring().descriptions(), ring.descriptions());
         if old == new {
@@ -191,7 +197,10 @@ impl Broker {
             } else {
                 debug!("the keys are the same");
             }
-            return;
+            return false;
+        }
+        if let Some(kept) = &self.kept {
+            kept.seal_with(&ring);
         }
         self.secrets.replace(ring);
         self.forget_undecryptable();
@@ -202,6 +211,7 @@ impl Broker {
         info!(keys = new.len(), added = only(&new, &old), removed = only(&old, &new), "the keys changed");
         self.rotation.log_registered(&self.secrets.ring());
         self.rotation.ask_soon();
+        true
     }
 
     /// Lets tokens be asked for again whose secret the keys of before did not open.

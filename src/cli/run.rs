@@ -1,5 +1,6 @@
 //! `scm-agent run`: the daemon, in the foreground, from the configuration to the last connection.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +13,17 @@ use crate::agent::limits::Limits;
 use crate::agent::socket::BoundSocket;
 use crate::agent::{self, Agent, Ending};
 use crate::api::{self, ControlPlane, IntegrationFile, TokenSource};
-use crate::broker::{Broker, Parts, Reload};
+use crate::broker::{Broker, KeptList, Parts, Reload};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Source, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::source::{IntegrationSource, RegisteredKeySource};
 use crate::integration::sync::{self, RandomJitter, SyncHandle};
-use crate::key::KeyFiles;
+use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
-use crate::{harden, http, status};
+use crate::state::StateDir;
+use crate::{harden, http, state, status};
 
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
@@ -58,6 +60,7 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
     let socket = BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?;
+    let kept = Arc::new(kept_list(&config.agent.state_dir, &keys)?);
     for key in keys.descriptions() {
         info!(algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
     }
@@ -67,11 +70,18 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
         let broker = Arc::new(Broker::new(Parts {
             allow_insecure_loopback: config.agent.allow_insecure_loopback,
             clock: Arc::clone(&clock),
+            kept: Some(Arc::clone(&kept)),
             key_files,
             keys,
             providers: config.provider_overrides(),
             registered_key,
-            sync: SyncHandle::start(source, sync_config, Arc::clone(&clock), Arc::new(RandomJitter)),
+            sync: SyncHandle::start_with(sync::Parts {
+                clock: Arc::clone(&clock),
+                config: sync_config,
+                jitter: Arc::new(RandomJitter),
+                source,
+                store: Some(kept),
+            }),
             tokens: TokenClient::new(issuers, clock),
         }));
         serve(config, socket, broker, memory).await
@@ -138,6 +148,18 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
         }
     });
     Ok(tasks)
+}
+
+/// Where the list rests. A directory that cannot be used is no reason not to serve; another daemon in it is.
+fn kept_list(directory: &Path, keys: &KeyRing) -> Result<KeptList, Error> {
+    match StateDir::open(directory) {
+        Ok(directory) => Ok(KeptList::new(&directory, keys)),
+        Err(error @ state::Error::InUse { .. }) => Err(error.into()),
+        Err(error) => {
+            warn!(reason = %error, "the state directory is not used; what is learned ends with this process");
+            Ok(KeptList::unusable(error.to_string()))
+        }
+    }
 }
 
 pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
