@@ -55,9 +55,9 @@ impl IssuedToken {
 
 /// Finds token endpoints and asks them.
 pub struct TokenClient {
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     discovered: Mutex<HashMap<Issuer, Discovered>>,
-    http: http::Client,
+    pub(super) http: http::Client,
 }
 
 struct Discovered {
@@ -84,14 +84,7 @@ impl TokenClient {
             }
             EndpointSource::Issuer(issuer) => issuer,
         };
-        let metadata = match self.remembered(issuer) {
-            Some(metadata) => metadata,
-            None => {
-                let metadata = metadata::fetch(&self.http, &*self.clock, issuer).await?;
-                self.remember(issuer, &metadata);
-                metadata
-            }
-        };
+        let metadata = self.metadata(issuer).await?;
         if plan.must_be_offered && !metadata.offers_client_credentials {
             return Err(Error::GrantNotOffered { host: issuer.host() });
         }
@@ -122,6 +115,16 @@ impl TokenClient {
         Ok(IssuedToken { access_token, expires_in, requested_at, scopes })
     }
 
+    /// The issuer's metadata, which is remembered for an hour.
+    pub(super) async fn metadata(&self, issuer: &Issuer) -> Result<Metadata, Error> {
+        if let Some(metadata) = self.remembered(issuer) {
+            return Ok(metadata);
+        }
+        let metadata = metadata::fetch(&self.http, &*self.clock, issuer).await?;
+        self.remember(issuer, &metadata);
+        Ok(metadata)
+    }
+
     fn remembered(&self, issuer: &Issuer) -> Option<Metadata> {
         let discovered = self.lock();
         let found = discovered.get(issuer)?;
@@ -148,15 +151,26 @@ fn client_credentials_request(endpoint: &TokenEndpoint, client_id: &str, client_
     if !scope.is_empty() {
         fields.push(("scope", &scope));
     }
-    if endpoint.client_authentication == ClientAuthentication::Post {
+    authenticated_post(&endpoint.url, endpoint.client_authentication, client_id, client_secret, fields)
+}
+
+/// A form for an endpoint of the issuer's, with the app's credentials in one place (RFC 6749 section 2.3.1).
+pub(super) fn authenticated_post<'f>(
+    url: &Url,
+    client_authentication: ClientAuthentication,
+    client_id: &'f str,
+    client_secret: &'f ClientSecret,
+    mut fields: Vec<(&'f str, &'f str)>,
+) -> http::Request {
+    if client_authentication == ClientAuthentication::Post {
         fields.push(("client_id", client_id));
         fields.push(("client_secret", client_secret.expose_secret()));
     }
     let body = form(&fields);
     // The buffer itself moves into the request, so no copy is left here.
-    let mut request = http::Request::post(endpoint.url.clone(), "application/x-www-form-urlencoded", body)
+    let mut request = http::Request::post(url.clone(), "application/x-www-form-urlencoded", body)
         .header(ACCEPT, HeaderValue::from_static("application/json"));
-    if endpoint.client_authentication == ClientAuthentication::Basic {
+    if client_authentication == ClientAuthentication::Basic {
         request = request.header(AUTHORIZATION, basic(client_id, client_secret));
     }
     request

@@ -1,4 +1,4 @@
-//! Finding the token endpoint: issuer metadata by OpenID Connect Discovery 1.0 and RFC 8414.
+//! Finding an issuer's endpoints: metadata by OpenID Connect Discovery 1.0 and RFC 8414.
 
 use serde::Deserialize;
 use url::Url;
@@ -86,6 +86,10 @@ pub(super) struct Metadata {
     pub(super) client_authentication: Option<ClientAuthentication>,
     /// Whether `client_credentials` is listed.
     pub(super) offers_client_credentials: bool,
+    /// Where tokens are revoked (RFC 7009): like the token endpoint, an URL that the HTTP client accepts.
+    pub(super) revocation_endpoint: Option<Url>,
+    /// The way to show the secret there.
+    pub(super) revocation_authentication: Option<ClientAuthentication>,
     /// An URL that the HTTP client accepts.
     pub(super) token_endpoint: Url,
 }
@@ -96,6 +100,11 @@ struct Wire {
     token_endpoint: Option<String>,
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     grant_types_supported: Option<Vec<String>>,
+    // Of whatever type they are: what is wrong with them must not take the tokens away.
+    #[serde(default)]
+    revocation_endpoint: serde_json::Value,
+    #[serde(default)]
+    revocation_endpoint_auth_methods_supported: serde_json::Value,
 }
 
 /// Fetches the metadata from the first place that has it.
@@ -141,19 +150,40 @@ fn read(client: &http::Client, issuer: &Issuer, body: &[u8]) -> Result<Metadata,
         column: error.column(),
     })?;
     issuer.check(wire.issuer.as_deref().unwrap_or_default())?;
-    let token_endpoint = wire.token_endpoint.and_then(|text| Url::parse(&text).ok());
-    // RFC 6749 section 3.2: no fragment. A user in it would be sent along as a second client authentication.
-    let usable = |url: &Url| url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
-    let token_endpoint = token_endpoint.filter(usable).ok_or(Error::NoTokenEndpoint { host })?;
+    let token_endpoint = wire.token_endpoint.as_deref().and_then(endpoint).ok_or(Error::NoTokenEndpoint { host })?;
     client.check(&token_endpoint)?;
+    let client_authentication = client_authentication(wire.token_endpoint_auth_methods_supported.as_deref());
     Ok(Metadata {
-        client_authentication: client_authentication(wire.token_endpoint_auth_methods_supported.as_deref()),
+        client_authentication,
         // Left out it means authorization_code and implicit (RFC 8414 section 2).
         offers_client_credentials: wire
             .grant_types_supported
             .is_some_and(|grants| grants.iter().any(|grant| grant == "client_credentials")),
+        revocation_endpoint: wire.revocation_endpoint.as_str().and_then(endpoint).filter(|url| client.check(url).is_ok()),
+        revocation_authentication: revocation_authentication(&wire.revocation_endpoint_auth_methods_supported, client_authentication),
         token_endpoint,
     })
+}
+
+/// An endpoint that a secret may be sent to, as far as the URL alone says.
+///
+/// RFC 6749 section 3.2: no fragment. A user in it would be sent along as a second client authentication.
+fn endpoint(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    (url.fragment().is_none() && url.username().is_empty() && url.password().is_none()).then_some(url)
+}
+
+/// The way listed for revocation. Issuers that list none mean the one of the token endpoint, whatever RFC 8414 section 2 makes of
+/// it: where that lists `client_secret_basic` too, both are the same.
+fn revocation_authentication(offered: &serde_json::Value, at_token_endpoint: Option<ClientAuthentication>) -> Option<ClientAuthentication> {
+    match offered {
+        serde_json::Value::Null => at_token_endpoint,
+        serde_json::Value::Array(names) => {
+            let names: Vec<String> = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+            client_authentication(Some(&names))
+        }
+        _ => None,
+    }
 }
 
 /// `client_secret_basic` where it is listed, and where nothing is (RFC 8414 section 2).
@@ -166,6 +196,8 @@ fn client_authentication(offered: Option<&[String]>) -> Option<ClientAuthenticat
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -215,5 +247,22 @@ mod tests {
         assert_eq!(choose(&["client_secret_basic", "client_secret_post"]), Some(ClientAuthentication::Basic));
         assert_eq!(choose(&["private_key_jwt", "none"]), None);
         assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
+    fn revocation_is_authenticated_as_listed_else_as_at_the_token_endpoint() {
+        let (basic, post) = (Some(ClientAuthentication::Basic), Some(ClientAuthentication::Post));
+        for (offered, at_token_endpoint, expected) in [
+            (json!(null), basic, basic),
+            (json!(null), post, post),
+            (json!(null), None, None),
+            (json!(["client_secret_post"]), basic, post),
+            (json!(["client_secret_post", 7, "client_secret_basic"]), post, basic),
+            (json!(["private_key_jwt"]), basic, None),
+            (json!([]), basic, None),
+            (json!("client_secret_basic"), basic, None),
+        ] {
+            assert_eq!(revocation_authentication(&offered, at_token_endpoint), expected, "{offered}");
+        }
     }
 }

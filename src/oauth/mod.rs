@@ -1,7 +1,7 @@
 //! Stage 4: an OAuth app's credentials in, an access token out.
 //!
 //! [`plan`] says which grant a host allows, [`TokenClient`] finds the token endpoint and asks it, [`TokenCache`] keeps what came
-//! and lets one caller at a time ask for more. Whatever an issuer says is hostile until parsed: replies are bounded, an error keeps
+//! and lets one caller at a time ask for more. What must not live on is revoked ([`TokenClient::revoke`]). Whatever an issuer says is hostile until parsed: replies are bounded, an error keeps
 //! the error code alone (RFC 6749 section 5.2) and never the description, which echoes parameters of the request.
 
 mod cache;
@@ -10,6 +10,7 @@ mod metadata;
 mod moment;
 mod provider;
 mod reply;
+mod revocation;
 
 use std::time::Duration;
 
@@ -19,13 +20,14 @@ pub use metadata::{Issuer, IssuerError};
 pub use moment::{Deadline, Moment};
 pub use provider::{ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, ServicePlan, UnknownName, plan};
 pub use reply::TokenReply;
+pub use revocation::RevocationEndpoint;
 
 use crate::http;
 
 /// The longest that a `Retry-After` is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 
-/// Why there is no access token. Names the issuer's host and an error code; never a URL, a body or a description.
+/// Why there is no access token, or why one was not revoked. Names the issuer's host and an error code; never a URL, a body or a description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The metadata lists neither `client_secret_basic` nor `client_secret_post`.

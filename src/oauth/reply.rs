@@ -41,17 +41,31 @@ impl TokenReply {
     /// [`Error::Refused`] for an OAuth error, [`Error::Status`] for an HTTP error without one, [`Error::ReplyUnreadable`] and
     /// [`Error::ReplyField`] for a reply that claims success and is none.
     pub fn parse(reply: &http::Reply, host: &str, form_replies: bool, now: SystemTime) -> Result<Self, Error> {
-        let retry_after = retry_after(reply, now);
-        let success = (200..300).contains(&reply.status);
         let wire = Wire::read(reply, form_replies);
-        if let Some(code) = wire.as_ref().and_then(Wire::error_code) {
-            return Err(Error::Refused { host: host.to_owned(), code, retry_after, status: reply.status });
-        }
-        if !success {
-            return Err(Error::Status { host: host.to_owned(), retry_after, status: reply.status });
+        let code = wire.as_ref().and_then(Wire::error_code);
+        if code.is_some() || !is_success(reply.status) {
+            return Err(failure(code, reply, host, now));
         }
         let wire = wire.ok_or_else(|| Error::ReplyUnreadable { host: host.to_owned() })?;
         wire.into_granted().map_err(|field| Error::ReplyField { host: host.to_owned(), field })
+    }
+}
+
+/// Whether an HTTP status is one of success.
+pub(super) fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+/// Why an endpoint refused: by the error code that the reply holds as JSON, else by its status.
+pub(super) fn refusal(reply: &http::Reply, host: &str, now: SystemTime) -> Error {
+    failure(Wire::read(reply, false).as_ref().and_then(Wire::error_code), reply, host, now)
+}
+
+fn failure(code: Option<ErrorCode>, reply: &http::Reply, host: &str, now: SystemTime) -> Error {
+    let (host, retry_after, status) = (host.to_owned(), retry_after(reply, now), reply.status);
+    match code {
+        Some(code) => Error::Refused { host, code, retry_after, status },
+        None => Error::Status { host, retry_after, status },
     }
 }
 

@@ -4,6 +4,7 @@ mod cache;
 mod client;
 mod metadata;
 mod reply;
+mod revocation;
 
 use std::sync::Arc;
 

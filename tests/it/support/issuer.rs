@@ -1,7 +1,7 @@
-//! An OAuth issuer in the process: metadata at both well-known places, client_credentials, and every way to misbehave.
+//! An OAuth issuer in the process: metadata at both well-known places, client_credentials, revocation, and every way to misbehave.
 #![allow(dead_code, unreachable_pub, reason = "each user of the fakes takes what it needs")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -60,6 +60,8 @@ struct Shared {
     metadata_changes: Mutex<Vec<(String, Value)>>,
     path: String,
     requests: AtomicUsize,
+    revocation_faults: Mutex<VecDeque<Answer>>,
+    revoked: Mutex<Vec<String>>,
 }
 
 impl FakeIssuer {
@@ -81,6 +83,8 @@ impl FakeIssuer {
             metadata_changes: Mutex::default(),
             path: path.to_owned(),
             requests: AtomicUsize::new(0),
+            revocation_faults: Mutex::default(),
+            revoked: Mutex::default(),
         });
         let handler = Arc::clone(&shared);
         let server = FakeServer::start(move |request| {
@@ -142,6 +146,26 @@ impl FakeIssuer {
         self.tokens().is_live(token)
     }
 
+    /// The revocation endpoint.
+    pub fn revocation_url(&self) -> String {
+        self.server.url("/revoke")
+    }
+
+    /// The tokens that a client had revoked, in order, known or not.
+    pub fn revoked(&self) -> Vec<String> {
+        self.shared.revoked.lock().unwrap().clone()
+    }
+
+    /// How many requests the revocation endpoint got.
+    pub fn revocation_requests(&self) -> usize {
+        self.received().iter().filter(|request| request.path == "/revoke").count()
+    }
+
+    /// Gives this answer to the next `count` requests for a revocation.
+    pub fn fail_revocations(&self, count: usize, answer: &Answer) {
+        self.shared.revocation_faults.lock().unwrap().extend(std::iter::repeat_n(answer.clone(), count));
+    }
+
     /// Makes every token dead that was issued so far.
     pub fn revoke_all(&self) {
         self.shared.live.lock().unwrap().clear();
@@ -167,6 +191,10 @@ impl Shared {
         if request.method == "GET" && well_known.contains(&request.path) {
             return Answer::json(200, &self.metadata());
         }
+        if (request.method.as_str(), request.path.as_str()) == ("POST", "/revoke") {
+            let fault = self.revocation_faults.lock().unwrap().pop_front();
+            return fault.unwrap_or_else(|| self.revoke(request));
+        }
         if (request.method.as_str(), request.path.as_str()) != ("POST", "/token") {
             return Answer::new(404, "text/plain", "not found");
         }
@@ -184,6 +212,7 @@ impl Shared {
         let mut metadata = json!({
             "issuer": format!("{base}{}", self.path),
             "token_endpoint": format!("{base}/token"),
+            "revocation_endpoint": format!("{base}/revoke"),
             "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             "grant_types_supported": ["client_credentials"],
             "response_types_supported": [],
@@ -198,9 +227,8 @@ impl Shared {
     }
 
     fn token(&self, request: &Received, manner: &Manner) -> Answer {
-        if let Err(error) = self.check(request) {
-            let status = if error == "invalid_client" { 401 } else { 400 };
-            return Answer::json(status, &json!({ "error": error, "error_description": "said the issuer" }));
+        if let Err(error) = self.check_grant(request) {
+            return refuse(error);
         }
         let number = self.issued.fetch_add(1, Ordering::SeqCst);
         let filler = if *manner == Manner::Bitbucket { "~".repeat(2500) } else { String::new() };
@@ -223,17 +251,39 @@ impl Shared {
         answer.header("cache-control", "no-store")
     }
 
-    /// Checks a request as RFC 6749 sections 2.3.1, 3.2 and 4.4.2 want it, strictly.
-    fn check(&self, request: &Received) -> Result<(), &'static str> {
+    /// RFC 7009 section 2.1, strictly; a token that is not known is revoked as well (section 2.2).
+    fn revoke(&self, request: &Received) -> Answer {
+        if let Err(error) = self.authenticate(request) {
+            return refuse(error);
+        }
+        let (Some(token), Some("access_token")) = (field(request, "token"), field(request, "token_type_hint").as_deref()) else {
+            return refuse("invalid_request");
+        };
+        self.live.lock().unwrap().remove(&token);
+        self.revoked.lock().unwrap().push(token);
+        Answer::new(200, "text/plain", "")
+    }
+
+    /// RFC 6749 section 4.4.2.
+    fn check_grant(&self, request: &Received) -> Result<(), &'static str> {
+        self.authenticate(request)?;
+        match field(request, "grant_type").as_deref() {
+            Some("client_credentials") => Ok(()),
+            Some(_) => Err("unsupported_grant_type"),
+            None => Err("invalid_request"),
+        }
+    }
+
+    /// Checks a request as RFC 6749 sections 2.3.1 and 3.2 want it, strictly.
+    fn authenticate(&self, request: &Received) -> Result<(), &'static str> {
         let form = request.form();
-        let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let mut names: Vec<&str> = form.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         let repeated = names.windows(2).any(|pair| pair[0] == pair[1]);
         if repeated || !request.query.is_empty() || request.header("content-type") != "application/x-www-form-urlencoded" {
             return Err("invalid_request");
         }
-        let in_body = field("client_id").zip(field("client_secret"));
+        let in_body = field(request, "client_id").zip(field(request, "client_secret"));
         let in_header = basic(request.header("authorization"));
         let (id, secret) = match (in_body, in_header) {
             (Some(_), Some(_)) => return Err("invalid_request"),
@@ -243,12 +293,19 @@ impl Shared {
         if self.apps.get(&id) != Some(&secret) {
             return Err("invalid_client");
         }
-        match field("grant_type").as_deref() {
-            Some("client_credentials") => Ok(()),
-            Some(_) => Err("unsupported_grant_type"),
-            None => Err("invalid_request"),
-        }
+        Ok(())
     }
+}
+
+/// A field of a form body.
+fn field(request: &Received, name: &str) -> Option<String> {
+    request.form().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// An error as RFC 6749 section 5.2 has it.
+fn refuse(error: &str) -> Answer {
+    let status = if error == "invalid_client" { 401 } else { 400 };
+    Answer::json(status, &json!({ "error": error, "error_description": "said the issuer" }))
 }
 
 /// The id and secret of a Basic header, form-decoded.
