@@ -4,11 +4,13 @@
 
 mod kept;
 mod report;
+mod revocation;
 mod rotation;
 mod secrets;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +32,7 @@ use crate::status;
 pub use kept::KeptList;
 pub use report::Report;
 use report::describe_sync;
+use revocation::Revocations;
 pub use rotation::Reload;
 use rotation::Rotation;
 use secrets::SecretLedger;
@@ -76,14 +79,32 @@ pub enum Outcome {
 }
 
 /// Which token: an integration with everything that the token depends on, so that a change of any part is another token.
-#[derive(Clone, PartialEq, Eq, Hash)]
+///
+/// It brings the integration along, so that a token can be revoked by the definition that it came through, whatever lists there
+/// were since.
+#[derive(Clone)]
 pub struct TokenKey {
-    integration_id: String,
+    integration: Arc<ScmIntegration>,
     binding: [u8; 32],
 }
 
+impl PartialEq for TokenKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.integration.id == other.integration.id && self.binding == other.binding
+    }
+}
+
+impl Eq for TokenKey {}
+
+impl Hash for TokenKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.integration.id.hash(state);
+        self.binding.hash(state);
+    }
+}
+
 impl TokenKey {
-    fn of(integration: &ScmIntegration) -> Self {
+    fn of(integration: &Arc<ScmIntegration>) -> Self {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_be_bytes());
@@ -96,13 +117,13 @@ impl TokenKey {
             part(oauth.issuer_url.as_deref().unwrap_or_default().as_bytes());
             part(oauth.encrypted_client_secret.as_bytes());
         }
-        Self { integration_id: integration.id.clone(), binding: hash.finalize().into() }
+        Self { integration: Arc::clone(integration), binding: hash.finalize().into() }
     }
 }
 
 impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TokenKey({})", self.integration_id)
+        write!(f, "TokenKey({})", self.integration.id)
     }
 }
 
@@ -168,6 +189,7 @@ pub struct Broker {
     tokens: Arc<TokenClient>,
     cache: TokenCache<TokenKey, Error>,
     secrets: Arc<SecretLedger>,
+    revocations: Arc<Revocations>,
     rotation: Rotation,
 }
 
@@ -176,12 +198,15 @@ impl Broker {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, sync, tokens } = parts;
+        let revocations = Arc::new(Revocations::new(sync.subscribe()));
+        let orphans = Arc::clone(&revocations);
         Self {
             allow_insecure_loopback,
-            cache: TokenCache::new(Arc::clone(&clock)),
+            cache: TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)])),
             clock,
             kept,
             secrets: Arc::new(SecretLedger::new(keys)),
+            revocations,
             rotation: Rotation::new(key_files, registered_key),
             providers,
             sync,
@@ -240,7 +265,7 @@ impl Broker {
         if !self.is_current(&key) {
             // The list changed meanwhile, as when secrets are sealed for another key. The new one counts; how often that can
             // happen to a request is bounded by its deadline.
-            self.cache.purge(|other| *other == key);
+            self.revocations.take(self.cache.purge(|other| *other == key));
             return Box::pin(self.get(request, caller)).await;
         }
         match minted {
@@ -317,11 +342,12 @@ impl Broker {
             // The same list again costs nothing.
             if !acted_on.as_ref().is_some_and(|(list, keys)| Arc::ptr_eq(list, &current) && *keys == rotation) {
                 let apps = || current.integrations().iter().filter(|integration| integration.oauth.is_some());
-                let kept: HashSet<TokenKey> = apps().map(|integration| TokenKey::of(integration)).collect();
+                let kept: HashSet<TokenKey> = apps().map(TokenKey::of).collect();
                 let dropped = self.cache.purge(|key| !kept.contains(key));
-                if dropped > 0 {
-                    info!(tokens = dropped, "dropped the tokens of integrations that changed or are gone");
+                if !dropped.is_empty() {
+                    info!(tokens = dropped.len(), "dropped the tokens of integrations that changed or are gone");
                 }
+                self.revocations.take(dropped);
                 let ciphertexts =
                     apps().filter_map(|integration| integration.oauth.as_ref()).map(|app| app.encrypted_client_secret.clone()).collect();
                 tokio::select! {
@@ -385,7 +411,7 @@ impl Broker {
     /// Whether the current list still has what a token came through.
     fn is_current(&self, key: &TokenKey) -> bool {
         let registry = self.sync.registry();
-        registry.get(&key.integration_id).is_some_and(|integration| integration.oauth.is_some() && TokenKey::of(integration) == *key)
+        registry.get(&key.integration.id).is_some_and(|integration| integration.oauth.is_some() && TokenKey::of(integration) == *key)
     }
 
     /// The current list, after a short wait for the first one.

@@ -1,5 +1,6 @@
 //! What `status` says of the integrations, the keys and the list. Never a secret, never a token.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Broker, Error, TokenKey, unix_seconds};
@@ -88,7 +89,7 @@ impl Broker {
         }
     }
 
-    fn describe(&self, integration: &ScmIntegration, held: &[(TokenKey, TokenStatus<Error>)]) -> status::Integration {
+    fn describe(&self, integration: &Arc<ScmIntegration>, held: &[(TokenKey, TokenStatus<Error>)]) -> status::Integration {
         let plan = self.plan(integration);
         let note = match &plan {
             Plan::None { reason } => Some(reason.clone()),

@@ -130,6 +130,8 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
     tasks.spawn(async move { following.follow_list().await });
     let following = Arc::clone(broker);
     tasks.spawn(async move { following.follow_registered_key().await });
+    let revoking = Arc::clone(broker);
+    tasks.spawn(async move { revoking.revoke_lost().await });
     // Keys do not wait for a list that is slow to come.
     let (mut hangup, refetching) = (signal(SignalKind::hangup())?, Arc::clone(broker));
     tasks.spawn(async move {

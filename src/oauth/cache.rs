@@ -134,9 +134,13 @@ pub struct TokenCache<K, E: std::error::Error + 'static = Error> {
     shared: Arc<Shared<K, E>>,
 }
 
+/// Takes the tokens that came for keys which had been purged meanwhile.
+type TakeOrphan<K> = Box<dyn Fn(K, Arc<CachedToken>) + Send + Sync>;
+
 struct Shared<K, E: std::error::Error + 'static> {
     clock: Arc<dyn Clock>,
     max_entries: usize,
+    take_orphan: TakeOrphan<K>,
     state: Mutex<State<K, E>>,
 }
 
@@ -198,7 +202,21 @@ where
     /// Makes an empty cache for at most this many keys; the one used longest ago gives way.
     #[must_use]
     pub fn with_max_entries(clock: Arc<dyn Clock>, max_entries: usize) -> Self {
-        Self { shared: Arc::new(Shared { clock, max_entries, state: Mutex::new(State { entries: HashMap::new(), generation: 0 }) }) }
+        Self::assemble(clock, max_entries, Box::new(|_, _| {}))
+    }
+
+    /// Makes an empty cache that hands over what [`TokenCache::purge`] could not yet return: each living token whose mint was under
+    /// way when its key was purged, once it comes. Without this such tokens are dropped.
+    ///
+    /// `take_orphan` runs in the mint's task, outside the cache's lock; it should not block.
+    #[must_use]
+    pub fn with_orphans(clock: Arc<dyn Clock>, take_orphan: impl Fn(K, Arc<CachedToken>) + Send + Sync + 'static) -> Self {
+        Self::assemble(clock, MAX_ENTRIES, Box::new(take_orphan))
+    }
+
+    fn assemble(clock: Arc<dyn Clock>, max_entries: usize, take_orphan: TakeOrphan<K>) -> Self {
+        let state = Mutex::new(State { entries: HashMap::new(), generation: 0 });
+        Self { shared: Arc::new(Shared { clock, max_entries, take_orphan, state }) }
     }
 
     /// Answers with the key's token, minting one if there is none with enough life left.
@@ -247,13 +265,21 @@ where
         true
     }
 
-    /// Drops everything about the keys that the predicate picks and says how many there were. A mint that is under way for one
-    /// of them runs to its end, but its token is served to nobody. The predicate runs under the cache's lock: keep it short.
-    pub fn purge(&self, mut doomed: impl FnMut(&K) -> bool) -> usize {
+    /// Drops everything about the keys that the predicate picks and returns their living tokens. A mint that is under way for one
+    /// of them runs to its end, but its token is served to nobody (see [`TokenCache::with_orphans`]). The predicate runs under the
+    /// cache's lock: keep it short.
+    pub fn purge(&self, mut doomed: impl FnMut(&K) -> bool) -> Vec<(K, Arc<CachedToken>)> {
+        let now = self.shared.now();
         let mut state = self.shared.lock();
-        let before = state.entries.len();
-        state.entries.retain(|key, _| !doomed(key));
-        before - state.entries.len()
+        let dropped = state.entries.extract_if(|key, _| doomed(key)).filter_map(|(key, entry)| Some((key, entry.token?)));
+        dropped.filter(|(_, token)| !token.remaining(now).is_zero()).collect()
+    }
+
+    /// Whether any key has this very token, compared in constant time.
+    #[must_use]
+    pub fn holds(&self, token: &AccessToken) -> bool {
+        let token = token.expose_secret().as_bytes();
+        self.shared.lock().entries.values().filter_map(|entry| entry.token.as_ref()).any(|held| held.access_token.matches(token))
     }
 
     /// Forgets the failures of mints that the predicate calls mended, so that the next caller tries again at once. The predicate
@@ -403,7 +429,7 @@ impl<K: Eq + Hash + Clone, E: Classified + 'static> Landing<K, E> {
             Err(error) => Err(Arc::new(MintError::Failed(error))),
         };
         let mut state = self.shared.lock();
-        let outcome = match state.entries.get_mut(&self.key) {
+        let (outcome, orphan) = match state.entries.get_mut(&self.key) {
             Some(entry) if entry.flight.as_ref().is_some_and(|flight| flight.generation == self.generation) => {
                 entry.flight = None;
                 match &outcome {
@@ -413,11 +439,14 @@ impl<K: Eq + Hash + Clone, E: Classified + 'static> Landing<K, E> {
                     }
                     Err(error) => entry.failure = Some(Failure::after(entry.failure.as_ref(), error, now.monotonic)),
                 }
-                outcome
+                (outcome, None)
             }
-            _ => Err(Arc::new(MintError::Purged)),
+            _ => (Err(Arc::new(MintError::Purged)), outcome.ok()),
         };
         drop(state);
+        if let Some(orphan) = orphan {
+            (self.shared.take_orphan)(self.key.clone(), orphan);
+        }
         self.sender.send_replace(Some(outcome));
     }
 }

@@ -91,6 +91,12 @@ impl Bench {
         Self { cache, clock, minted: Arc::default() }
     }
 
+    fn with_orphans(take: impl Fn(&'static str, Arc<CachedToken>) + Send + Sync + 'static) -> Self {
+        let clock = Arc::new(TestClock { offset_seconds: Mutex::default(), start: Instant::now() });
+        let cache = Arc::new(TokenCache::with_orphans(Arc::clone(&clock) as Arc<dyn Clock>, take));
+        Self { cache, clock, minted: Arc::default() }
+    }
+
     async fn ask(&self, mint: Mint) -> Answer {
         self.ask_for("key", mint).await
     }
@@ -139,6 +145,10 @@ fn token(text: &str) -> AccessToken {
 #[track_caller]
 fn text(answer: &Answer) -> &str {
     answer.as_ref().unwrap().access_token.expose_secret()
+}
+
+fn texts<'t>(dropped: &'t [(&'static str, Arc<CachedToken>)]) -> Vec<(&'static str, &'t str)> {
+    dropped.iter().map(|(key, token)| (*key, token.access_token.expose_secret())).collect()
 }
 
 /// Lets the tasks that are ready run, without letting time pass.
@@ -439,7 +449,8 @@ async fn a_purge_takes_the_tokens_and_the_remembered_failures_of_its_keys() {
     bench.ask_for("a", Mint::Token(Some(HOUR))).await.unwrap();
     bench.ask_for("b", Mint::Fail(ErrorClass::Operator, None)).await.unwrap_err();
     bench.ask_for("c", Mint::Token(Some(HOUR))).await.unwrap();
-    assert_eq!(bench.cache.purge(|key| *key != "c"), 2);
+    let dropped = bench.cache.purge(|key| *key != "c");
+    assert_eq!(texts(&dropped), [("a", "token-1")]);
     assert_eq!(text(&bench.ask_for("a", Mint::Token(Some(HOUR))).await), "token-4");
     assert_eq!(text(&bench.ask_for("b", Mint::Token(Some(HOUR))).await), "token-5");
     assert_eq!(text(&bench.ask_for("c", Mint::Panic).await), "token-3");
@@ -450,7 +461,7 @@ async fn a_mint_that_began_before_a_purge_serves_nobody_and_leaves_nothing() {
     let bench = Bench::new();
     let before = bench.spawn(Mint::TokenAfter(HOUR, seconds(10)));
     settle().await;
-    assert_eq!(bench.cache.purge(|_| true), 1);
+    assert!(bench.cache.purge(|_| true).is_empty(), "there is no token yet");
     let after = bench.spawn(Mint::TokenAfter(HOUR, seconds(20)));
     settle().await;
     assert!(matches!(*before.await.unwrap().unwrap_err(), MintError::Purged));
@@ -468,6 +479,59 @@ async fn a_mint_that_began_before_a_purge_serves_nobody_and_leaves_nothing() {
     tokio::time::sleep(seconds(2)).await;
     assert_eq!(background.state(), None);
     let _ = last.await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_returns_living_tokens_only() {
+    let bench = Bench::new();
+    bench.ask_for("a", Mint::Token(Some(HOUR))).await.unwrap();
+    bench.ask_for("b", Mint::Token(Some(2 * HOUR))).await.unwrap();
+    pass(HOUR).await;
+    bench.ask_for("c", Mint::Token(None)).await.unwrap();
+    let mut dropped = bench.cache.purge(|_| true);
+    dropped.sort_by_key(|(key, _)| *key);
+    assert_eq!(texts(&dropped), [("b", "token-2"), ("c", "token-3")]);
+    assert!(bench.cache.purge(|_| true).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_comes_after_its_key_was_purged_is_handed_over_and_served_to_nobody() {
+    let orphans: Arc<Mutex<Vec<(&'static str, Arc<CachedToken>)>>> = Arc::default();
+    let sink = Arc::clone(&orphans);
+    let bench = Bench::with_orphans(move |key, token| sink.lock().unwrap().push((key, token)));
+    let caller = bench.spawn(Mint::TokenAfter(HOUR, seconds(10)));
+    settle().await;
+    bench.cache.purge(|_| true);
+    let successor = bench.spawn(Mint::TokenAfter(100 * HOUR, seconds(20)));
+    assert!(matches!(*caller.await.unwrap().unwrap_err(), MintError::Purged));
+    assert_eq!(texts(&orphans.lock().unwrap()), [("key", "token-1")]);
+    assert_eq!(text(&successor.await.unwrap()), "token-2");
+
+    // A refresh that nobody waits for.
+    pass(80 * HOUR).await;
+    assert_eq!(text(&bench.ask(Mint::TokenAfter(HOUR, seconds(10))).await), "token-2");
+    assert_eq!(texts(&bench.cache.purge(|_| true)), [("key", "token-2")]);
+    tokio::time::sleep(seconds(11)).await;
+    assert_eq!(texts(&orphans.lock().unwrap()), [("key", "token-1"), ("key", "token-3")]);
+
+    // What is dead, or was never issued, is nobody's concern.
+    for mint in [Mint::TokenAfter(seconds(1), seconds(2)), Mint::Panic, Mint::Fail(ErrorClass::Operator, None)] {
+        let caller = bench.spawn(mint);
+        settle().await;
+        bench.cache.purge(|_| true);
+        caller.await.unwrap().unwrap_err();
+    }
+    assert_eq!((bench.state(), orphans.lock().unwrap().len()), (None, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_held_for_as_long_as_any_key_has_it() {
+    let bench = Bench::new();
+    bench.ask_for("a", Mint::Token(Some(HOUR))).await.unwrap();
+    bench.ask_for("b", Mint::Token(Some(HOUR))).await.unwrap();
+    assert!(bench.cache.holds(&token("token-2")) && !bench.cache.holds(&token("token-3")));
+    bench.cache.purge(|key| *key == "a");
+    assert!(bench.cache.holds(&token("token-2")) && !bench.cache.holds(&token("token-1")));
 }
 
 #[tokio::test(start_paused = true)]
