@@ -13,6 +13,7 @@ mod integration;
 mod key;
 mod oauth;
 mod oracle;
+mod revocation;
 mod root;
 mod rotation;
 mod state;

@@ -496,7 +496,7 @@ async fn a_purge_returns_living_tokens_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_comes_after_its_key_was_purged_is_handed_over_and_served_to_nobody() {
-    let orphans: Arc<Mutex<Vec<(&'static str, Arc<CachedToken>)>>> = Arc::default();
+    let orphans = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&orphans);
     let bench = Bench::with_orphans(move |key, token| sink.lock().unwrap().push((key, token)));
     let caller = bench.spawn(Mint::TokenAfter(HOUR, seconds(10)));

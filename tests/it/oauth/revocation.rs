@@ -49,15 +49,15 @@ async fn raw<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Sen
 
 #[tokio::test]
 async fn a_token_dies_by_metadata_alone_and_the_others_live() {
-    let client = client();
     let issuer = FakeIssuer::start(&[APP]).await;
     let plan = plan_for_issuer(&issuer.issuer_url());
-    let token_endpoint = client.endpoint(&plan).await.unwrap();
     for (listed, authentication) in
         [(Value::Null, ClientAuthentication::Basic), (json!(["client_secret_post"]), ClientAuthentication::Post)]
     {
         issuer.set_metadata("revocation_endpoint_auth_methods_supported", listed);
-        let client = super::client();
+        // One that remembers no metadata yet.
+        let client = client();
+        let token_endpoint = client.endpoint(&plan).await.unwrap();
         let doomed = client.client_credentials(&token_endpoint, APP.0, secret(APP.1), &plan).await.unwrap().access_token;
         let other = client.client_credentials(&token_endpoint, APP.0, secret(APP.1), &plan).await.unwrap().access_token;
         let endpoint = endpoint(&client, &issuer).await.unwrap();
@@ -80,7 +80,8 @@ async fn each_reply_is_a_success_or_an_error_of_its_class() {
     let client = client();
     let error = |code: &str| json!({ "error": code, "error_description": "canary" }).to_string();
     let html = "<html><title>canary</title></html>";
-    let cases: Vec<(u16, &str, String, Option<(ErrorClass, &str)>)> = vec![
+    type Expected = Option<(ErrorClass, &'static str)>;
+    let cases: Vec<(u16, &str, String, Expected)> = vec![
         (200, "text/plain", String::new(), None),
         (200, "application/json", "{}".into(), None),
         (200, "application/json", "{\"error\": canary".into(), None),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::http::{Answer, FakeServer, Received};
 
@@ -54,6 +55,7 @@ struct Shared {
     base: OnceLock<String>,
     delay: Mutex<Duration>,
     expires_in: AtomicU64,
+    held: watch::Sender<bool>,
     issued: AtomicUsize,
     live: Mutex<HashMap<String, Instant>>,
     manner: Mutex<Manner>,
@@ -77,6 +79,7 @@ impl FakeIssuer {
             base: OnceLock::new(),
             delay: Mutex::default(),
             expires_in: AtomicU64::new(3600),
+            held: watch::Sender::new(false),
             issued: AtomicUsize::new(0),
             live: Mutex::default(),
             manner: Mutex::new(Manner::Plain),
@@ -134,6 +137,11 @@ impl FakeIssuer {
     /// Makes the token endpoint take its time.
     pub fn set_delay(&self, delay: Duration) {
         *self.shared.delay.lock().unwrap() = delay;
+    }
+
+    /// Makes the token endpoint hold its answers back, or give them.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.send_replace(held);
     }
 
     /// Sets a field of the metadata; `Value::Null` leaves it out.
@@ -203,6 +211,7 @@ impl Shared {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         let manner = self.manner.lock().unwrap().clone();
         misbehave(&manner).unwrap_or_else(|| self.token(request, &manner))
     }

@@ -70,10 +70,14 @@ async fn an_access_token_is_there_once_and_gone_when_git_erases_it() {
     assert_ne!(first, second);
     assert_gone(&daemon, "a replaced token", &needles_of(&first)).await;
 
-    // An integration that is gone takes its token along.
+    // An integration that is gone takes its token along, once the issuer was told.
     scene.world.write_list(&[]);
     daemon.until(|status| status["integrations"].as_array().is_some_and(Vec::is_empty)).await;
+    while scene.issuer.revoked() != [second.as_str()] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_gone(&daemon, "the token of an integration that is gone", &needles_of(&second)).await;
+    assert_gone(&daemon, "the secret that it was revoked with", &needles_of(SECRET)).await;
 }
 
 #[tokio::test]

@@ -193,3 +193,6 @@ impl<F> Drop for Running<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
