@@ -7,17 +7,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Method, Proxy, redirect, retry, tls};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
 mod address;
 mod error;
+mod stream;
 
 use address::{GuardedResolver, is_forbidden};
 pub use error::Error;
 use error::classify;
+pub use stream::{Head, Stream};
+
+/// How long a connection is silent before its peer is asked for a sign of life, and how long between two such questions.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long a peer may leave what was sent to it unacknowledged, those questions included.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How a client reaches its hosts. No `Debug`: a proxy's URL can hold a password.
 #[derive(Clone)]
@@ -127,9 +134,13 @@ impl Reply {
     /// The media type in lower case without its parameters, `""` when there is none.
     #[must_use]
     pub fn media_type(&self) -> String {
-        let value = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+        media_type(&self.headers)
     }
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// An HTTP client with the rules of this module.
@@ -138,6 +149,7 @@ pub struct Client {
     direct: reqwest::Client,
     proxied: reqwest::Client,
     allow_insecure_loopback: bool,
+    timeout: Duration,
     trusted_urls: bool,
 }
 
@@ -156,6 +168,10 @@ impl Client {
                 .user_agent(concat!("scm-agent/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(config.connect_timeout)
                 .timeout(config.timeout)
+                // A stream of events may be silent for minutes: a peer that is gone is noticed all the same.
+                .tcp_keepalive(KEEPALIVE)
+                .tcp_keepalive_interval(KEEPALIVE)
+                .tcp_user_timeout(UNACKNOWLEDGED)
                 .redirect(redirect::Policy::none())
                 // What may be sent twice is decided by the stage that sends it, never below.
                 .retry(retry::never())
@@ -177,7 +193,8 @@ impl Client {
                 builder(true).no_proxy().proxy(proxy).build().map_err(|_| BuildError::Tls)?
             }
         };
-        Ok(Self { direct, proxied, allow_insecure_loopback: config.allow_insecure_loopback, trusted_urls: config.trusted_urls })
+        let Config { allow_insecure_loopback, timeout, trusted_urls, .. } = *config;
+        Ok(Self { direct, proxied, allow_insecure_loopback, timeout, trusted_urls })
     }
 
     /// Sends a request and reads the whole reply.
@@ -202,18 +219,9 @@ impl Client {
         if status.is_redirection() {
             return Err(Error::Redirect { host, status: status.as_u16() });
         }
-        let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > max_reply_bytes) {
-            return Err(Error::TooLarge { host, limit: max_reply_bytes });
-        }
-        let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(4096)));
-        while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error, &host))? {
-            if body.len().saturating_add(chunk.len()) > max_reply_bytes {
-                return Err(Error::TooLarge { host, limit: max_reply_bytes });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Reply { status: status.as_u16(), headers: std::mem::take(response.headers_mut()), body })
+        let headers = std::mem::take(response.headers_mut());
+        let body = stream::whole_body(&headers, &mut response, &host, max_reply_bytes).await?;
+        Ok(Reply { status: status.as_u16(), headers, body })
     }
 
     /// Checks a URL as [`Client::send`] does before it connects.

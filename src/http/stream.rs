@@ -1,0 +1,205 @@
+//! Replies that have no end: the request is sent as any other, the reply is handed out as it comes.
+//!
+//! Servers of event streams often hold back even the reply's head until they have something to say, so a stream counts as open
+//! once the request is on its way; what was answered, if anything, is asked for afterwards.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use reqwest::{Body, Response};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::error::classify;
+use super::{Client, Error, Reply, Request, host_and_port, is_loopback_name, media_type};
+
+/// The head of a reply whose body is still to come.
+#[derive(Debug)]
+pub struct Head {
+    /// The status code. Redirects never get here; every other status does.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+}
+
+impl Head {
+    /// The media type in lower case without its parameters, `""` when there is none.
+    #[must_use]
+    pub fn media_type(&self) -> String {
+        media_type(&self.headers)
+    }
+}
+
+/// A reply that is read as it comes. Dropping it closes the connection.
+pub struct Stream {
+    host: String,
+    max_reply_bytes: usize,
+    reply: Incoming,
+    timeout: Duration,
+}
+
+enum Incoming {
+    /// Nothing was answered so far.
+    Awaited(BoxFuture<'static, reqwest::Result<Response>>),
+    /// The head is here.
+    Begun(Head, Response),
+    /// There will be none.
+    Failed(Error),
+}
+
+impl Client {
+    /// Sends a request and returns as soon as it is on its way, at the latest after the configured timeout. The reply may take
+    /// as long as it likes. The checks are those of [`Client::send`].
+    ///
+    /// # Errors
+    /// [`Error`]; an HTTP error status is part of the stream.
+    pub async fn open(&self, request: Request) -> Result<Stream, Error> {
+        let Request { url, method, headers, body, max_reply_bytes } = request;
+        let host = host_and_port(&url);
+        self.check(&url)?;
+        let client = if is_loopback_name(&url) { &self.direct } else { &self.proxied };
+        let (tell, taken) = oneshot::channel();
+        let mut sending: BoxFuture<'static, _> = Box::pin(
+            client
+                .request(method, url)
+                .headers(headers)
+                .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+                // Instead of the client's limit, which is one on the whole reply.
+                .timeout(Duration::MAX)
+                .body(Body::wrap(Announced { body: body.into(), tell: Some(tell) }))
+                .send(),
+        );
+        let begun = async {
+            tokio::select! {
+                biased;
+                sent = &mut sending => sent.map(Some),
+                // An error means that the body was dropped unread, and then there is a reply.
+                Ok(()) = taken => Ok(None),
+            }
+        };
+        let begun = timeout(self.timeout, begun).await.map_err(|_| Error::Timeout { host: host.clone() })?;
+        let reply = match begun.map_err(|error| classify(&error, &host))? {
+            Some(response) => Incoming::begun(response, &host)?,
+            None => Incoming::Awaited(sending),
+        };
+        Ok(Stream { host, max_reply_bytes, reply, timeout: self.timeout })
+    }
+}
+
+impl Incoming {
+    fn begun(mut response: Response, host: &str) -> Result<Self, Error> {
+        let status = response.status();
+        if status.is_redirection() {
+            return Err(Error::Redirect { host: host.to_owned(), status: status.as_u16() });
+        }
+        let headers = std::mem::take(response.headers_mut());
+        Ok(Self::Begun(Head { status: status.as_u16(), headers }, response))
+    }
+}
+
+impl Stream {
+    /// Waits so long for the reply's head. Can be dropped at any time and called again.
+    ///
+    /// # Errors
+    /// [`Error`], [`Error::Timeout`] when the limit passed.
+    pub async fn head(&mut self, limit: Duration) -> Result<&Head, Error> {
+        let (head, _) = self.begin(limit).await?;
+        Ok(head)
+    }
+
+    /// Waits so long for the next piece of the body; `None` at its end. Can be dropped at any time and called again: nothing
+    /// is lost.
+    ///
+    /// # Errors
+    /// [`Error`], [`Error::Timeout`] when the limit passed.
+    pub async fn next_chunk(&mut self, limit: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let host = self.host.clone();
+        let next = async {
+            let (_, response) = self.begin(limit).await?;
+            response.chunk().await.map_err(|error| classify(&error, &host))
+        };
+        let chunk = timeout(limit, next).await.map_err(|_| Error::Timeout { host: host.clone() })??;
+        Ok(chunk.map(|chunk| Zeroizing::new(chunk.to_vec())))
+    }
+
+    /// Reads the rest as the reply to an ordinary request, within its limits of size and time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn into_reply(mut self) -> Result<Reply, Error> {
+        let (host, limit, time) = (self.host.clone(), self.max_reply_bytes, self.timeout);
+        let whole = async {
+            let (head, response) = self.begin(time).await?;
+            let body = whole_body(&head.headers, response, &host, limit).await?;
+            Ok(Reply { status: head.status, headers: std::mem::take(&mut head.headers), body })
+        };
+        timeout(time, whole).await.map_err(|_| Error::Timeout { host: host.clone() })?
+    }
+
+    async fn begin(&mut self, limit: Duration) -> Result<(&mut Head, &mut Response), Error> {
+        let late = || Error::Timeout { host: self.host.clone() };
+        if let Incoming::Awaited(sending) = &mut self.reply {
+            let sent = timeout(limit, sending).await.map_err(|_| late())?;
+            let begun = sent.map_err(|error| classify(&error, &self.host)).and_then(|response| Incoming::begun(response, &self.host));
+            self.reply = begun.unwrap_or_else(Incoming::Failed);
+        }
+        match &mut self.reply {
+            Incoming::Awaited(_) => Err(Error::Timeout { host: self.host.clone() }),
+            Incoming::Begun(head, response) => Ok((head, response)),
+            Incoming::Failed(error) => Err(error.clone()),
+        }
+    }
+}
+
+/// Reads a body to its end, unless it is or says to be longer than the limit.
+pub(super) async fn whole_body(
+    headers: &HeaderMap,
+    response: &mut Response,
+    host: &str,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Error::TooLarge { host: host.to_owned(), limit });
+    }
+    let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(4096)));
+    while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error, host))? {
+        if body.len().saturating_add(chunk.len()) > limit {
+            return Err(Error::TooLarge { host: host.to_owned(), limit });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// A request's body that tells when it is asked for: then there is a connection, and the head is on its way.
+struct Announced {
+    body: Body,
+    tell: Option<oneshot::Sender<()>>,
+}
+
+impl HttpBody for Announced {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Some(tell) = self.tell.take() {
+            // Whoever no longer listens has a reply already.
+            let _ = tell.send(());
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
