@@ -1,4 +1,4 @@
-//! The Connect protocol's unary errors: their codes, when to ask again, and what may be shown of their text.
+//! The Connect protocol's errors: their codes, when to ask again, and what may be shown of their text.
 //!
 //! The message of an error is written by whoever answered, so it is shown only cut short, in plain characters, and without
 //! anything that is or looks like the token that was sent.
@@ -132,16 +132,21 @@ impl fmt::Display for Refusal {
 impl Refusal {
     /// Reads the JSON body of a reply that is no success. Whatever part of it cannot be read counts as absent.
     pub(super) fn read(host: String, reply: &Reply, token: &BearerToken, now: SystemTime) -> Self {
-        let names = [("code", "code"), ("message", "message"), ("details", "details")];
         let body = std::str::from_utf8(&reply.body).unwrap_or_default();
-        let [code, message, details] = proto_json::object(body, names).unwrap_or_default();
+        Self::read_parts(host, reply.status, &reply.headers, body, token, now)
+    }
+
+    /// Reads an error wherever its JSON stood.
+    pub(super) fn read_parts(host: String, status: u16, headers: &HeaderMap, error: &str, token: &BearerToken, now: SystemTime) -> Self {
+        let names = [("code", "code"), ("message", "message"), ("details", "details")];
+        let [code, message, details] = proto_json::object(error, names).unwrap_or_default();
         let code = code.and_then(proto_json::string).and_then(|name| Code::from_name(&name));
         Self {
             host,
-            code: code.unwrap_or_else(|| Code::from_status(reply.status)),
-            status: reply.status,
+            code: code.unwrap_or_else(|| Code::from_status(status)),
+            status,
             message: message.and_then(proto_json::string).and_then(|message| presentable(&message, token)),
-            retry_after: details.and_then(retry_info).or_else(|| retry_after(&reply.headers, now)).map(|delay| delay.min(MAX_RETRY_AFTER)),
+            retry_after: details.and_then(retry_info).or_else(|| retry_after(headers, now)).map(|delay| delay.min(MAX_RETRY_AFTER)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use url::Url;
 use zeroize::Zeroizing;
@@ -22,8 +22,8 @@ use crate::secret::BearerToken;
 
 const CONFIGURATION: &str = "gitpod.v1.RunnerConfigurationService";
 const RUNNERS: &str = "gitpod.v1.RunnerService";
-const CONNECT_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
-const JSON: &str = "application/json";
+pub(super) const CONNECT_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
+pub(super) const JSON: &str = "application/json";
 /// The largest page that the service gives.
 const PAGE_SIZE: usize = 100;
 /// Enough for [`MAX_INTEGRATIONS`] at the service's default of 25 a page.
@@ -165,12 +165,32 @@ impl ControlPlane {
             Err(error) if error.code() == Some(Code::Unauthenticated) => error,
             result => return result,
         };
+        match self.newer_token(&token)? {
+            Some(fresh) => self.call_with(&fresh, url, message, max_reply_bytes).await,
+            None => Err(error),
+        }
+    }
+
+    pub(super) fn token(&self) -> Result<BearerToken, Error> {
+        self.token.load()
+    }
+
+    /// The token as it is now, if it is another than the one that was refused.
+    pub(super) fn newer_token(&self, refused: &BearerToken) -> Result<Option<BearerToken>, Error> {
         let fresh = self.token.load()?;
-        if fresh.matches(token.expose_secret().as_bytes()) {
-            return Err(error);
+        if fresh.matches(refused.expose_secret().as_bytes()) {
+            return Ok(None);
         }
         tracing::info!(host = self.host, "the token was refused and has changed since, trying the new one");
-        self.call_with(&fresh, url, message, max_reply_bytes).await
+        Ok(Some(fresh))
+    }
+
+    pub(super) fn client(&self) -> &http::Client {
+        &self.client
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
     }
 
     async fn call_with(&self, token: &BearerToken, url: Url, message: &Value, max_reply_bytes: usize) -> Result<Reply, Error> {
@@ -179,19 +199,15 @@ impl ControlPlane {
             .header(AUTHORIZATION, authorization(token))
             .max_reply_bytes(max_reply_bytes);
         let reply = self.client.send(request).await?;
-        let host = self.host.clone();
-        if reply.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-            return Err(Error::Encoded { host, status: reply.status });
+        check_form(&self.host, reply.status, &reply.headers, &reply.media_type(), JSON)?;
+        if reply.status == 200 {
+            Ok(reply)
+        } else {
+            Err(Error::Refused(Refusal::read(self.host.clone(), &reply, token, SystemTime::now())))
         }
-        let media_type = reply.media_type();
-        if media_type != JSON {
-            let retry_after = connect::retry_after(&reply.headers, SystemTime::now());
-            return Err(Error::NotControlPlane { host, status: reply.status, media_type: presentable(&media_type), retry_after });
-        }
-        if reply.status == 200 { Ok(reply) } else { Err(Error::Refused(Refusal::read(host, &reply, token, SystemTime::now()))) }
     }
 
-    fn method_url(&self, service: &str, method: &str) -> Url {
+    pub(super) fn method_url(&self, service: &str, method: &str) -> Url {
         let mut url = self.base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push(service).push(method);
@@ -227,11 +243,24 @@ impl RegisteredKeySource for ControlPlane {
     }
 }
 
-fn authorization(token: &BearerToken) -> HeaderValue {
+pub(super) fn authorization(token: &BearerToken) -> HeaderValue {
     let text = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
     let mut value = HeaderValue::from_str(&text).expect("a bearer token is visible ASCII");
     value.set_sensitive(true);
     value
+}
+
+/// Whether a reply has the form in which the control plane answers: plain and of the expected media type.
+pub(super) fn check_form(host: &str, status: u16, headers: &HeaderMap, media_type: &str, expected: &str) -> Result<(), Error> {
+    let host = host.to_owned();
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Error::Encoded { host, status });
+    }
+    if media_type != expected {
+        let retry_after = connect::retry_after(headers, SystemTime::now());
+        return Err(Error::NotControlPlane { host, status, media_type: presentable(media_type), retry_after });
+    }
+    Ok(())
 }
 
 /// A media type as it may be printed.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::bounded_file::FileError;
 use super::connect::{Code, Refusal};
+use super::envelope::EnvelopeError;
 use super::message::MessageError;
 use crate::http;
-use crate::integration::source::{SourceError, SourceErrorKind};
+use crate::integration::source::{FeedError, SourceError, SourceErrorKind};
 use crate::secret::SecretError;
 
 /// Why the integrations could not be had. Names the host, file or field; never a URL, a value, a body or the token.
@@ -91,6 +92,20 @@ pub enum Error {
         host: String,
         /// Why.
         source: MessageError,
+    },
+    /// The stream of events cannot be read any further.
+    #[error("cannot read the stream of events from {host}")]
+    Stream {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: EnvelopeError,
+    },
+    /// The stream of events is over, as every stream is some day.
+    #[error("{host} ended the stream of events")]
+    StreamEnded {
+        /// Host and port.
+        host: String,
     },
     /// The token file cannot be used.
     #[error("cannot use the token file {path}")]
@@ -177,6 +192,8 @@ impl Error {
             | Self::Paging { .. }
             | Self::Rejected { .. }
             | Self::Reply { .. }
+            | Self::Stream { .. }
+            | Self::StreamEnded { .. }
             | Self::Transport(_) => SourceErrorKind::Transient,
         }
     }
@@ -192,5 +209,18 @@ impl From<&Error> for SourceError {
             cause = current.source();
         }
         Self { kind: error.kind(), message, retry_after: error.retry_after() }
+    }
+}
+
+impl From<&Error> for FeedError {
+    fn from(error: &Error) -> Self {
+        let unsupported = match error {
+            Error::Refused(refusal) => matches!(refusal.code, Code::PermissionDenied | Code::Unimplemented),
+            // How servers without the method, or without streams, answer on their own.
+            Error::NotControlPlane { status, .. } => matches!(status, 404 | 405 | 415 | 501),
+            _ => false,
+        };
+        let error = SourceError::from(error);
+        if unsupported { Self::Unsupported { message: error.message } } else { Self::Ended(error) }
     }
 }

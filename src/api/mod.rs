@@ -6,20 +6,24 @@
 mod bounded_file;
 mod connect;
 mod control_plane;
+mod envelope;
 mod error;
 mod file;
 mod followed_file;
 mod message;
 mod proto_json;
 mod token;
+mod watch;
 
 pub use bounded_file::FileError;
 pub use connect::{Code, Refusal};
 pub use control_plane::{Config, ControlPlane};
+pub use envelope::EnvelopeError;
 pub use error::{Error, PagingError};
 pub use file::IntegrationFile;
 pub use message::MessageError;
 pub use token::TokenSource;
+pub use watch::EventStream;
 
 /// The most integrations that a runner may have.
 pub const MAX_INTEGRATIONS: usize = 5_000;

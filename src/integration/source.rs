@@ -1,4 +1,4 @@
-//! Where lists of integrations come from: the traits that the `api` stage implements, and what it hands over.
+//! Where lists of integrations and news of them come from: the traits that the `api` stage implements, and what it hands over.
 
 use std::time::Duration;
 
@@ -76,4 +76,30 @@ pub trait IntegrationSource: Send + Sync {
 pub trait RegisteredKeySource: Send + Sync {
     /// Asks for the public key that is registered for the runner, in whatever form it has there; `None` when there is none.
     fn registered_key(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>, SourceError>>;
+}
+
+/// Why a feed of changes ended or did not open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FeedError {
+    /// Trying again later may help. An ordinary end of the feed is one too.
+    #[error(transparent)]
+    Ended(SourceError),
+    /// There will not be one: the server does not have it, or not for this token.
+    #[error("{message}")]
+    Unsupported {
+        /// What the server answered, for the operator.
+        message: String,
+    },
+}
+
+/// Something that tells when the list may have changed.
+pub trait ChangeFeed: Send + Sync {
+    /// Opens the feed. Whatever changed before it was open it does not tell.
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn ChangeStream>, FeedError>>;
+}
+
+/// An open feed.
+pub trait ChangeStream: Send {
+    /// Waits for the next hint that the list may have changed. After an error there is none.
+    fn next(&mut self) -> BoxFuture<'_, Result<(), FeedError>>;
 }
