@@ -9,7 +9,10 @@ pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
 pub const KEYS: [(&str, &[&str]); 5] = [
-    ("control_plane", &["url", "file", "runner_id", "token_file", "poll_interval", "ca_file", "proxy", "connect_timeout", "timeout"]),
+    (
+        "control_plane",
+        &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "connect_timeout", "timeout"],
+    ),
     ("key", &["files", "passphrase_file", "oaep_hash"]),
     (
         "agent",

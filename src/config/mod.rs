@@ -66,6 +66,8 @@ pub struct ControlPlane {
     pub timeout: Duration,
     /// Where the bearer token is.
     pub token: TokenOrigin,
+    /// Whether the control plane is asked to tell of changes. A file tells nothing.
+    pub watch: bool,
 }
 
 /// Where the integrations come from.

@@ -103,6 +103,7 @@ fn control_plane(mut section: Section<'_>, urls: &Urls, environment: &Environmen
         runner_id,
         token,
         poll_interval: section.duration("poll_interval", MINUTE, SECOND..=24 * 60 * MINUTE),
+        watch: section.flag("watch", true),
         ca_file: section.path("ca_file"),
         proxy: section.read("proxy", |entry| {
             let url = Url::parse(&text(entry)?).map_err(|_| Cause::NotAProxy)?;

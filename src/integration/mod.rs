@@ -9,6 +9,7 @@ pub mod registry;
 pub mod snapshot;
 pub mod source;
 pub mod sync;
+pub mod watch;
 
 use std::fmt;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(plane.source, Source::Url("https://app.gitpod.io/api".parse().unwrap()));
     assert_eq!(plane.runner_id.as_deref(), Some(RUNNER));
     assert_eq!((plane.poll_interval, plane.connect_timeout, plane.timeout), (secs(60), secs(10), secs(30)));
-    assert!(plane.ca_file.is_none() && plane.proxy.is_none());
+    assert!(plane.ca_file.is_none() && plane.proxy.is_none() && plane.watch);
     assert_eq!(config.key.oaep_hash, OaepHash::Sha256);
     let agent = Agent {
         allow_insecure_loopback: false,
@@ -45,6 +45,7 @@ fn every_key_becomes_its_type() {
         runner_id = "0B4B1F4E-3F1A-4C5D-9E6F-7A8B9C0D1E2F"
         proxy = "http://user:canary@proxy.example:3128"
         poll_interval = "24h"
+        watch = false
         timeout = "1500ms"
         connect_timeout = "100ms"
         [key]
@@ -76,6 +77,7 @@ fn every_key_becomes_its_type() {
     assert_eq!(proxy.expose_secret().password(), Some("canary"));
     assert_eq!(format!("{proxy:?}"), "ProxyUrl(http://***@proxy.example:3128/)");
     assert_eq!(config.control_plane.poll_interval, secs(24 * 3600));
+    assert!(!config.control_plane.watch);
     assert_eq!(config.control_plane.timeout, Duration::from_millis(1500));
     assert_eq!(config.key.oaep_hash, OaepHash::Sha512);
     assert_eq!((config.agent.socket, config.agent.socket_mode), (folder.path("agent.sock"), 0o600));
