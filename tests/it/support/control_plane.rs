@@ -1,4 +1,5 @@
-//! A control plane in the process: the part of `gitpod.v1.RunnerConfigurationService` that an agent asks for, and `GetRunner`.
+//! A control plane in the process: the part of `gitpod.v1.RunnerConfigurationService` that an agent asks for, `GetRunner`, and
+//! `WatchEvents` where it is allowed.
 //!
 //! It keeps the rules of the vendor's service, since the vendor's own client is pointed at it too: Connect unary calls with JSON
 //! bodies, field validation, opaque page tokens, default values left out, Connect error bodies.
@@ -11,10 +12,14 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 
-use super::http::{Answer, FakeServer, Received};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::http::{Answer, FakeServer, Received, Served, Streamed};
 
 const CONFIGURATION_PATH: &str = "/api/gitpod.v1.RunnerConfigurationService/";
 const RUNNERS_PATH: &str = "/api/gitpod.v1.RunnerService/";
+const WATCH_PATH: &str = "/api/gitpod.v1.EventService/WatchEvents";
+const RESOURCE_TYPE: &str = "RESOURCE_TYPE_RUNNER_SCM_INTEGRATION";
 const DEFAULT_PAGE_SIZE: i64 = 25;
 const MAX_PAGE_SIZE: i64 = 100;
 const MAX_RUNNER_IDS: usize = 25;
@@ -35,6 +40,16 @@ struct State {
     runner_id: String,
     /// The registered public key, empty for none; or what is said instead.
     public_key: Result<Vec<u8>, Answer>,
+    watch: Watch,
+    watchers: Vec<UnboundedSender<Vec<u8>>>,
+}
+
+/// What becomes of `WatchEvents`.
+enum Watch {
+    /// As on a server that does not have it.
+    Absent,
+    Allowed,
+    Refused(Answer),
 }
 
 impl FakeControlPlane {
@@ -48,6 +63,8 @@ impl FakeControlPlane {
             get_calls: 0,
             runner_id: runner_id.to_owned(),
             public_key: Err(connect_error("unimplemented", "not implemented")),
+            watch: Watch::Absent,
+            watchers: Vec::new(),
         };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
@@ -97,7 +114,46 @@ impl FakeControlPlane {
         self.state.lock().unwrap().token = token.to_owned();
     }
 
-    /// Gives this answer to the next `count` requests, whatever they ask.
+    /// Has `WatchEvents` from now on.
+    pub fn allow_watch(&self) {
+        self.state.lock().unwrap().watch = Watch::Allowed;
+    }
+
+    /// Answers `WatchEvents` with this. What is open stays open.
+    pub fn refuse_watch(&self, answer: Answer) {
+        self.state.lock().unwrap().watch = Watch::Refused(answer);
+    }
+
+    /// Tells whoever watches of an event, as `CREATE`, `UPDATE`, `DELETE` or `UPDATE_STATUS`.
+    pub fn announce(&self, operation: &str, id: &str) {
+        let event = json!({ "operation": format!("RESOURCE_OPERATION_{operation}"), "resourceType": RESOURCE_TYPE, "resourceId": id });
+        self.send_watchers(&envelope(0, &event));
+    }
+
+    /// Sends bytes to whoever watches, as they are.
+    pub fn send_watchers(&self, bytes: &[u8]) {
+        self.state.lock().unwrap().watchers.retain(|watcher| watcher.send(bytes.to_vec()).is_ok());
+    }
+
+    /// Ends all open `WatchEvents`: with a Connect error's JSON, or in good order.
+    pub fn end_watches(&self, error: Option<Value>) {
+        self.send_watchers(&envelope(2, &error.map_or_else(|| json!({}), |error| json!({ "error": error }))));
+        self.state.lock().unwrap().watchers.clear();
+    }
+
+    /// How many watch.
+    pub fn watchers(&self) -> usize {
+        let mut state = self.state.lock().unwrap();
+        state.watchers.retain(|watcher| !watcher.is_closed());
+        state.watchers.len()
+    }
+
+    /// How often `WatchEvents` was asked for, refusals included.
+    pub fn watch_calls(&self) -> usize {
+        self.received().iter().filter(|request| request.path == WATCH_PATH).count()
+    }
+
+    /// Gives this answer to the next `count` requests, whatever they ask, except for `WatchEvents`.
     pub fn fail_next(&self, count: usize, answer: Answer) {
         self.state.lock().unwrap().faults.extend(std::iter::repeat_n(answer, count));
     }
@@ -141,8 +197,47 @@ pub fn connect_error(code: &str, message: &str) -> Answer {
     Answer::json(status, &json!({ "code": code, "message": message }))
 }
 
+/// An envelope of Connect's streams.
+pub fn envelope(flags: u8, message: &Value) -> Vec<u8> {
+    let message = message.to_string().into_bytes();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[flags][..], &length, &message].concat()
+}
+
 impl State {
-    fn answer(&mut self, request: &Received) -> Answer {
+    fn answer(&mut self, request: &Received) -> Served {
+        if request.path == WATCH_PATH {
+            return self.watch(request).unwrap_or_else(Served::Whole);
+        }
+        self.answer_whole(request).into()
+    }
+
+    fn watch(&mut self, request: &Received) -> Result<Served, Answer> {
+        match &self.watch {
+            Watch::Absent => return Err(Answer::new(404, "text/plain; charset=utf-8", "404 page not found\n")),
+            Watch::Refused(answer) => return Err(answer.clone()),
+            Watch::Allowed => {}
+        }
+        if request.header("content-type") != "application/connect+json" {
+            return Err(Answer::new(415, "text/plain; charset=utf-8", "").header("accept-post", "application/connect+json"));
+        }
+        let (pieces, reply) = Streamed::new(200, "application/connect+json");
+        // What a server refuses by itself ends the stream that it is asked for.
+        let end = |code: &str, message: &str| envelope(2, &json!({ "error": { "code": code, "message": message } }));
+        let message = request.body.split_first_chunk::<5>().filter(|(head, body)| **head == envelope_head(body.len()));
+        let message: Value = message.and_then(|(_, body)| serde_json::from_slice(body).ok()).unwrap_or_default();
+        let filter = either(&message, "resourceTypeFilters", "resource_type_filters");
+        if request.header("authorization") != format!("Bearer {}", self.token) {
+            let _ = pieces.send(end("unauthenticated", "authentication required"));
+        } else if message["organization"] != json!(true) || either(&filter[0], "resourceType", "resource_type") != &json!(RESOURCE_TYPE) {
+            let _ = pieces.send(end("invalid_argument", "a scope and a filter are required"));
+        } else {
+            self.watchers.push(pieces);
+        }
+        Ok(reply.into())
+    }
+
+    fn answer_whole(&mut self, request: &Received) -> Answer {
         if let Some(fault) = self.faults.pop_front() {
             return fault;
         }
@@ -242,6 +337,12 @@ impl State {
         leave_out_defaults(status.as_object_mut().unwrap());
         Ok(Answer::json(200, &json!({ "runner": { "runnerId": id, "name": "runner", "status": status } })))
     }
+}
+
+/// The flags and the length of an envelope with a message.
+fn envelope_head(length: usize) -> [u8; 5] {
+    let [a, b, c, d] = u32::try_from(length).unwrap().to_be_bytes();
+    [0, a, b, c, d]
 }
 
 /// A field under its lowerCamelCase or its original name.

@@ -5,13 +5,16 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use futures_util::stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -60,6 +63,53 @@ impl Answer {
     }
 }
 
+/// A reply whose body is still being made: what the other end sends, piece by piece, until it is dropped.
+pub struct Streamed {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub pieces: UnboundedReceiver<Vec<u8>>,
+}
+
+impl Streamed {
+    pub fn new(status: u16, content_type: &str) -> (UnboundedSender<Vec<u8>>, Self) {
+        let (sender, pieces) = mpsc::unbounded_channel();
+        (sender, Self { status, headers: vec![("content-type".into(), content_type.into())], pieces })
+    }
+}
+
+/// What a handler may answer.
+pub enum Served {
+    Streamed(Streamed),
+    Whole(Answer),
+}
+
+impl From<Answer> for Served {
+    fn from(answer: Answer) -> Self {
+        Self::Whole(answer)
+    }
+}
+
+impl From<Streamed> for Served {
+    fn from(streamed: Streamed) -> Self {
+        Self::Streamed(streamed)
+    }
+}
+
+impl Served {
+    fn into_parts(self) -> (u16, Vec<(String, String)>, UnsyncBoxBody<Bytes, Infallible>) {
+        match self {
+            Self::Whole(Answer { status, headers, body }) => (status, headers, Full::new(Bytes::from(body)).boxed_unsync()),
+            Self::Streamed(Streamed { status, headers, pieces }) => {
+                let frames = stream::unfold(pieces, |mut pieces| async move {
+                    let piece = pieces.recv().await?;
+                    Some((Ok(Frame::data(Bytes::from(piece))), pieces))
+                });
+                (status, headers, BodyExt::boxed_unsync(StreamBody::new(frames)))
+            }
+        }
+    }
+}
+
 /// A server that lives as long as this value.
 pub struct FakeServer {
     address: SocketAddr,
@@ -73,7 +123,7 @@ impl FakeServer {
     pub async fn start<H, F>(handler: H) -> Self
     where
         H: Fn(Received) -> F + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output: Into<Served>> + Send + 'static,
     {
         Self::start_with(None, handler).await
     }
@@ -82,7 +132,7 @@ impl FakeServer {
     pub async fn start_tls<H, F>(tls: tokio_rustls::rustls::ServerConfig, handler: H) -> Self
     where
         H: Fn(Received) -> F + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output: Into<Served>> + Send + 'static,
     {
         Self::start_with(Some(TlsAcceptor::from(Arc::new(tls))), handler).await
     }
@@ -90,7 +140,7 @@ impl FakeServer {
     async fn start_with<H, F>(tls: Option<TlsAcceptor>, handler: H) -> Self
     where
         H: Fn(Received) -> F + Send + Sync + 'static,
-        F: Future<Output = Answer> + Send + 'static,
+        F: Future<Output: Into<Served>> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -142,7 +192,7 @@ async fn serve<S, H, F>(stream: S, handler: Arc<H>, log: Arc<Mutex<Vec<Received>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Received) -> F + Send + Sync + 'static,
-    F: Future<Output = Answer> + Send + 'static,
+    F: Future<Output: Into<Served>> + Send + 'static,
 {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (handler, log) = (Arc::clone(&handler), Arc::clone(&log));
@@ -157,10 +207,10 @@ where
                 body,
             };
             log.lock().unwrap().push(received.clone());
-            let answer = handler(received).await;
-            let mut response = hyper::Response::new(Full::new(Bytes::from(answer.body)));
-            *response.status_mut() = hyper::StatusCode::from_u16(answer.status).unwrap();
-            for (name, value) in answer.headers {
+            let (status, headers, body) = handler(received).await.into().into_parts();
+            let mut response = hyper::Response::new(body);
+            *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
+            for (name, value) in headers {
                 response.headers_mut().append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(&value).unwrap());
             }
             Ok::<_, Infallible>(response)
