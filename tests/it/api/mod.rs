@@ -19,6 +19,7 @@ mod file;
 mod hostile;
 mod list;
 mod refusals;
+mod watch;
 
 const RUNNER: &str = "0191e2d3-0000-7000-8000-00000000000a";
 const TOKEN: &str = "ona_Canary7f3a9c0123456789abcdef";
