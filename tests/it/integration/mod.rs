@@ -5,6 +5,7 @@ mod lookalikes;
 mod matching;
 mod registry;
 mod sync;
+mod watch;
 
 use scm_agent::integration::location::Location;
 use scm_agent::integration::registry::{IntegrationRegistry, Lookup};
