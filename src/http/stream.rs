@@ -203,3 +203,34 @@ impl HttpBody for Announced {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_opened_only_where_a_request_may_go() {
+        let client = Client::new(&Config::default()).unwrap();
+        let error = async |url: &str| client.open(Request::get(url.parse().unwrap())).await.err();
+        assert_eq!(error("http://example.com/").await, Some(Error::Insecure { host: "example.com".into() }));
+        for host in ["127.0.0.1:9", "169.254.169.254", "localhost:9"] {
+            assert_eq!(error(&format!("https://{host}/")).await, Some(Error::ForbiddenAddress { host: host.into() }));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_failed_stays_failed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = Client::new(&Config { allow_insecure_loopback: true, ..Config::default() }).unwrap();
+        let request = Request::post(format!("http://{address}/").parse().unwrap(), "text/plain", b"canary".to_vec());
+        let (stream, accepted) = tokio::join!(client.open(request), listener.accept());
+        let (mut stream, limit) = (stream.unwrap(), Duration::from_secs(60));
+        drop(accepted);
+        for _ in 0..3 {
+            assert!(matches!(stream.next_chunk(limit).await, Err(Error::Interrupted { .. })));
+            assert!(matches!(stream.head(limit).await, Err(Error::Interrupted { .. })));
+        }
+    }
+}
