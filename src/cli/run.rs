@@ -17,8 +17,10 @@ use crate::broker::{Broker, KeptList, Parts, Reload};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Source, TokenOrigin};
 use crate::error::{Error, Kind};
-use crate::integration::source::{IntegrationSource, RegisteredKeySource};
-use crate::integration::sync::{self, RandomJitter, SyncHandle};
+use crate::integration::snapshot::SnapshotStore;
+use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
+use crate::integration::sync::{self, Hinter, RandomJitter, SyncHandle};
+use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
@@ -28,8 +30,15 @@ use crate::{harden, http, state, status};
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where the list comes from, and who knows the registered public key.
-type Sources = (Arc<dyn IntegrationSource>, Option<Arc<dyn RegisteredKeySource>>);
+/// What the configured source can be asked.
+pub(super) struct Sources {
+    /// For the list.
+    pub(super) list: Arc<dyn IntegrationSource>,
+    /// For changes of the list, as they happen.
+    feed: Option<Arc<dyn ChangeFeed>>,
+    /// For the public key that is registered for the runner.
+    registered_key: Option<Arc<dyn RegisteredKeySource>>,
+}
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -55,7 +64,7 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     config.require_secrets()?;
     let mut key_files = KeyFiles::new(config.key_config(args.allow_development_key));
     let keys = key_files.load()?;
-    let (source, registered_key) = sources(config)?;
+    let Sources { list, feed, registered_key } = sources(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
@@ -67,24 +76,30 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ending = runtime.block_on(async {
         let sync_config = sync::Config { poll_interval: config.control_plane.poll_interval, ..sync::Config::default() };
+        let sync = SyncHandle::start_with(sync::Parts {
+            clock: Arc::clone(&clock),
+            config: sync_config,
+            jitter: Arc::new(RandomJitter),
+            source: list,
+            store: Some(Arc::clone(&kept) as Arc<dyn SnapshotStore>),
+        });
+        let watching = feed.map(|feed| watch(feed, sync.hinter()));
         let broker = Arc::new(Broker::new(Parts {
             allow_insecure_loopback: config.agent.allow_insecure_loopback,
             clock: Arc::clone(&clock),
-            kept: Some(Arc::clone(&kept)),
+            kept: Some(kept),
             key_files,
             keys,
             providers: config.provider_overrides(),
             registered_key,
-            sync: SyncHandle::start_with(sync::Parts {
-                clock: Arc::clone(&clock),
-                config: sync_config,
-                jitter: Arc::new(RandomJitter),
-                source,
-                store: Some(kept),
-            }),
+            sync,
             tokens: TokenClient::new(issuers, clock),
         }));
-        serve(config, socket, broker, memory).await
+        let mut tasks = follow(&broker, KEY_FILES_INTERVAL.min(config.control_plane.poll_interval))?;
+        if let Some(watching) = watching {
+            tasks.spawn(watching);
+        }
+        serve(config, socket, broker, memory, tasks).await
     })?;
     // What still runs holds nothing that must be finished: a token that was on its way is asked for again.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -94,7 +109,31 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory: status::Memory) -> Result<Ending, Error> {
+/// Keeps the feed of changes open and passes on what it tells. A start in which all hosts of a fleet take part is spread by the first
+/// fetch, so the feed waits for it.
+async fn watch(feed: Arc<dyn ChangeFeed>, hinter: Hinter) {
+    hinter.first_attempt().await;
+    let watcher = Watcher::new(feed, Arc::new(RandomJitter));
+    watcher
+        .run(|news| match news {
+            FeedNews::Changed => hinter.hint(),
+            FeedNews::Lost | FeedNews::Unsupported => hinter.set_watching(false),
+            FeedNews::Open => {
+                hinter.set_watching(true);
+                hinter.hint();
+            }
+        })
+        .await;
+}
+
+/// Serves git until a signal says to stop; the tasks end with it.
+async fn serve(
+    config: &Config,
+    socket: BoundSocket,
+    broker: Arc<Broker>,
+    memory: status::Memory,
+    tasks: JoinSet<()>,
+) -> Result<Ending, Error> {
     let agent = Arc::new(Agent::new(
         Arc::clone(&broker),
         agent::Config {
@@ -108,7 +147,6 @@ async fn serve(config: &Config, socket: BoundSocket, broker: Arc<Broker>, memory
         },
         memory,
     ));
-    let tasks = follow(&broker, KEY_FILES_INTERVAL.min(config.control_plane.poll_interval))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
@@ -166,7 +204,7 @@ fn kept_list(directory: &Path, keys: &KeyRing) -> Result<KeptList, Error> {
 
 pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
     match &config.control_plane.source {
-        Source::File(path) => Ok((Arc::new(IntegrationFile::new(path)), None)),
+        Source::File(path) => Ok(Sources { list: Arc::new(IntegrationFile::new(path)), feed: None, registered_key: None }),
         Source::Url(url) => {
             let token = match &config.control_plane.token {
                 TokenOrigin::File(path) => TokenSource::file(path.clone()),
@@ -179,7 +217,11 @@ pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
                 token,
                 http: config.http_config(true),
             })?);
-            Ok((Arc::clone(&control_plane) as Arc<dyn IntegrationSource>, Some(control_plane)))
+            Ok(Sources {
+                list: Arc::clone(&control_plane) as Arc<dyn IntegrationSource>,
+                feed: config.control_plane.watch.then(|| Arc::clone(&control_plane) as Arc<dyn ChangeFeed>),
+                registered_key: Some(control_plane),
+            })
         }
     }
 }

@@ -146,7 +146,12 @@ async fn a_hundred_requests_on_a_cold_cache_cause_one_token_request() {
 #[tokio::test]
 async fn one_bad_secret_among_250_leaves_the_others_served_and_is_named() {
     let scene = Scene::new().await;
-    let mut integrations: Vec<_> = (0..250).map(|number| scene.integration(number, &format!("host-{number}.example.com"))).collect();
+    let own_secret = |number| {
+        let mut integration = scene.integration(number, &format!("host-{number}.example.com"));
+        integration["oauth"]["encryptedClientSecret"] = json!(scene.world.seal_anything(CLIENT_SECRET.as_bytes()));
+        integration
+    };
+    let mut integrations: Vec<_> = (0..250).map(own_secret).collect();
     integrations[137]["oauth"]["encryptedClientSecret"] = json!("AAAA");
     scene.control_plane.set_integrations(integrations);
     let daemon = scene.world.start(&scene.config()).await;

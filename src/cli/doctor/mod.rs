@@ -216,7 +216,7 @@ fn what_to_look_at(error: &str) -> &'static str {
 /// Asks the control plane from here, for when no daemon says how it fares.
 fn reachable_control_plane(config: &Config) -> Check {
     let source = match sources(config) {
-        Ok((source, _)) => source,
+        Ok(sources) => sources.list,
         Err(error) => return Check::of("control-plane", &error),
     };
     let fetched = on_the_network(async move { source.fetch().await });

@@ -154,6 +154,7 @@ struct Signals {
 #[derive(Debug, Clone)]
 pub struct Hinter {
     ledger: Arc<Ledger>,
+    published: watch::Receiver<Published>,
     signals: Arc<Signals>,
 }
 
@@ -161,6 +162,11 @@ impl Hinter {
     /// The list may have changed. Hints in a burst cause one attempt, and none cuts a pause short that follows a failure.
     pub fn hint(&self) {
         self.signals.hinted.notify_one();
+    }
+
+    /// Waits until the source has been asked once since the start, however that went.
+    pub async fn first_attempt(&self) {
+        first_attempt(self.published.clone()).await;
     }
 
     /// Whether such hints are to be expected.
@@ -221,7 +227,7 @@ impl SyncHandle {
     /// For a feed of changes.
     #[must_use]
     pub fn hinter(&self) -> Hinter {
-        Hinter { ledger: Arc::clone(&self.ledger), signals: Arc::clone(&self.signals) }
+        Hinter { ledger: Arc::clone(&self.ledger), published: self.published.clone(), signals: Arc::clone(&self.signals) }
     }
 
     /// Waits for the first good list, kept or new; `None` if the task ended without one.
@@ -236,9 +242,7 @@ impl SyncHandle {
         if self.published.borrow().attempts == 0 {
             self.wake();
         }
-        let mut published = self.published.clone();
-        // An error means that the task has ended, and with it the wait.
-        let _ = published.wait_for(|published| published.attempts > 0).await;
+        first_attempt(self.published.clone()).await;
     }
 
     /// Has the source asked soon, however long the task meant to wait. Requests in a burst cause one attempt.
@@ -283,6 +287,11 @@ impl Drop for SyncHandle {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn first_attempt(mut published: watch::Receiver<Published>) {
+    // An error means that the task has ended, and with it the wait.
+    let _ = published.wait_for(|published| published.attempts > 0).await;
 }
 
 #[cfg(test)]

@@ -396,7 +396,7 @@ async fn a_refused_token_that_has_changed_since_is_tried_once_more() {
             }
         })
         .await;
-        let client = client_with(&server.url(""), scm_agent::api::TokenSource::File(path.clone()), |_| ());
+        let client = client_with(&server.url(""), scm_agent::api::TokenSource::file(path.clone()), |_| ());
         assert_eq!(hints(client.watch_events(LONG).await).await.0, 1);
         assert_eq!(server.received().len(), 2);
     }
@@ -501,7 +501,7 @@ async fn an_old_server_has_no_feed_and_a_token_that_cannot_be_read_is_worth_anot
     let control_plane = FakeControlPlane::start(TOKEN, RUNNER).await;
     let Err(error) = client(&control_plane.base_url()).open().await else { panic!("it opened") };
     assert!(matches!(&error, FeedError::Unsupported { message } if message.contains("text/plain (HTTP 404)")), "{error:?}");
-    let missing = scm_agent::api::TokenSource::File("/nonexistent/token".into());
+    let missing = scm_agent::api::TokenSource::file("/nonexistent/token");
     let Err(error) = client_with(&control_plane.base_url(), missing, |_| ()).open().await else { panic!("it opened") };
     assert!(matches!(&error, FeedError::Ended(error) if error.kind == SourceErrorKind::Operator), "{error:?}");
     assert_eq!(control_plane.watch_calls(), 1);
