@@ -4,68 +4,26 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::support::control_plane::FakeControlPlane;
 use crate::support::daemon::{PATIENCE, git_with_helper, run, succeed};
 use crate::support::git_host::{GitHost, create_repository, git};
-use crate::support::issuer::FakeIssuer;
+use crate::support::scene::{CLIENT_ID, Scene};
 use crate::support::world::{RUNNER_ID, World};
 
-const BEARER: &str = "runner-token-0123456789";
-const CLIENT_ID: &str = "app-1";
-const CLIENT_SECRET: &str = "s3cret ~%+/ of the app";
-
-/// A host with a control plane, an issuer and a daemon between them.
-struct Scene {
-    world: World,
-    control_plane: FakeControlPlane,
-    issuer: FakeIssuer,
-    sealed: String,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let world = World::new(crate::binaries());
-        let scene = Self {
-            sealed: world.seal(CLIENT_SECRET),
-            world,
-            control_plane: FakeControlPlane::start(BEARER, RUNNER_ID).await,
-            issuer: FakeIssuer::start(&[(CLIENT_ID, CLIENT_SECRET)]).await,
-        };
-        std::fs::write(scene.world.path("token"), format!("{BEARER}\n")).unwrap();
-        std::fs::set_permissions(scene.world.path("token"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        scene
-    }
-
-    /// The configuration that points at the control plane, polling once a second.
-    fn config(&self) -> std::path::PathBuf {
-        let url = self.control_plane.base_url();
-        let lines = format!("url = \"{url}\"\nrunner_id = \"{RUNNER_ID}\"\ntoken_file = \"token\"\npoll_interval = \"1s\"");
-        self.world.config_with(&lines, "")
-    }
-
-    /// An integration of the issuer's app for a host.
-    fn integration(&self, number: u16, host: &str) -> serde_json::Value {
-        let mut integration = self.world.integration(number, host, CLIENT_ID, &self.sealed);
-        integration["oauth"]["issuerUrl"] = json!(self.issuer.issuer_url());
-        integration
-    }
-
-    /// A git host that accepts the issuer's live tokens.
-    async fn git_host(&self) -> GitHost {
-        let root = self.world.path("repositories");
-        std::fs::create_dir(&root).unwrap();
-        create_repository(&root, "project.git").await;
-        let tokens = self.issuer.tokens();
-        GitHost::start(&root, move |_, password| tokens.is_live(password)).await
-    }
+/// A git host that accepts the issuer's live tokens.
+async fn git_host(scene: &Scene) -> GitHost {
+    let root = scene.world.path("repositories");
+    std::fs::create_dir(&root).unwrap();
+    create_repository(&root, "project.git").await;
+    let tokens = scene.issuer.tokens();
+    GitHost::start(&root, move |_, password| tokens.is_live(password)).await
 }
 
 #[tokio::test]
 async fn git_clones_and_pushes_with_nothing_but_the_helper() {
-    let scene = Scene::new().await;
-    let host = scene.git_host().await;
+    let scene = Scene::new(crate::binaries()).await;
+    let host = git_host(&scene).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, &host.host())]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let git_in = |directory: &std::path::Path, arguments: &[&str]| {
         let mut command = git_with_helper(directory, &scene.world.binaries.helper, daemon.socket());
@@ -101,10 +59,10 @@ async fn git_clones_and_pushes_with_nothing_but_the_helper() {
 
 #[tokio::test]
 async fn a_token_that_the_host_revoked_is_replaced_after_git_says_so() {
-    let scene = Scene::new().await;
-    let host = scene.git_host().await;
+    let scene = Scene::new(crate::binaries()).await;
+    let host = git_host(&scene).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, &host.host())]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let ls_remote = || {
         let mut command = git_with_helper(scene.world.directory(), &scene.world.binaries.helper, daemon.socket());
@@ -122,10 +80,10 @@ async fn a_token_that_the_host_revoked_is_replaced_after_git_says_so() {
 
 #[tokio::test]
 async fn a_hundred_requests_on_a_cold_cache_cause_one_token_request() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
     scene.issuer.set_delay(std::time::Duration::from_millis(300));
-    let daemon = Arc::new(scene.world.start(&scene.config()).await);
+    let daemon = Arc::new(scene.world.start(&scene.config("1s")).await);
     daemon.until_synced().await;
     let mut fills = tokio::task::JoinSet::new();
     for _ in 0..100 {
@@ -145,16 +103,11 @@ async fn a_hundred_requests_on_a_cold_cache_cause_one_token_request() {
 
 #[tokio::test]
 async fn one_bad_secret_among_250_leaves_the_others_served_and_is_named() {
-    let scene = Scene::new().await;
-    let own_secret = |number| {
-        let mut integration = scene.integration(number, &format!("host-{number}.example.com"));
-        integration["oauth"]["encryptedClientSecret"] = json!(scene.world.seal_anything(CLIENT_SECRET.as_bytes()));
-        integration
-    };
-    let mut integrations: Vec<_> = (0..250).map(own_secret).collect();
+    let scene = Scene::new(crate::binaries()).await;
+    let mut integrations: Vec<_> = (0..250).map(|number| scene.integration(number, &format!("host-{number}.example.com"))).collect();
     integrations[137]["oauth"]["encryptedClientSecret"] = json!("AAAA");
     scene.control_plane.set_integrations(integrations);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     let status = daemon
         .until(|status| {
             status["integrations"].as_array().is_some_and(|list| list.iter().any(|integration| integration["secret"] == "undecryptable"))
@@ -174,10 +127,10 @@ async fn one_bad_secret_among_250_leaves_the_others_served_and_is_named() {
 
 #[tokio::test]
 async fn a_control_plane_that_comes_up_later_is_found_without_a_restart() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
     scene.control_plane.fail_next(10_000, crate::support::control_plane::connect_error("unavailable", "not yet"));
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     let status = daemon.until(|status| status["sync"]["consecutive_failures"].as_u64() >= Some(2)).await;
     assert_eq!(status["sync"]["last_success"], json!(null));
     assert!(status["degraded"][0].as_str().unwrap().contains("unavailable"), "{status}");
@@ -193,9 +146,9 @@ async fn a_control_plane_that_comes_up_later_is_found_without_a_restart() {
 
 #[tokio::test]
 async fn an_integration_that_is_removed_stops_answering_and_its_token_goes() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     assert!(scene.world.fill(&daemon, "https", "scm.example.com").await.0);
     scene.control_plane.set_integrations(vec![]);
@@ -210,9 +163,9 @@ async fn an_integration_that_is_removed_stops_answering_and_its_token_goes() {
 
 #[tokio::test]
 async fn hosts_that_are_not_ours_get_silence() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     for (protocol, host) in
         [("https", "other.example.com"), ("http", "scm.example.com"), ("https", "scm.example.com:8443"), ("ssh", "scm.example.com")]
@@ -224,11 +177,11 @@ async fn hosts_that_are_not_ours_get_silence() {
 
 #[tokio::test]
 async fn an_issuer_that_refuses_the_app_is_named_and_git_is_told_not_to_ask() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     let mut integration = scene.world.integration(1, "scm.example.com", CLIENT_ID, &scene.world.seal("not the secret"));
     integration["oauth"]["issuerUrl"] = json!(scene.issuer.issuer_url());
     scene.control_plane.set_integrations(vec![integration]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let answer = daemon.ask("scm-agent/1 get\nprotocol=https\nhost=scm.example.com\n\n").await;
     assert!(answer.contains("message=") && answer.contains("invalid_client") && answer.contains("quit=1"), "{answer}");
@@ -240,9 +193,9 @@ async fn an_issuer_that_refuses_the_app_is_named_and_git_is_told_not_to_ask() {
 
 #[tokio::test]
 async fn a_broken_request_is_refused_without_its_text_and_harms_nobody() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let huge = format!("scm-agent/1 get\nhost={}\n\n", "h".repeat(70_000));
     for broken in [
@@ -267,9 +220,9 @@ async fn a_broken_request_is_refused_without_its_text_and_harms_nobody() {
 #[tokio::test]
 async fn a_client_that_dribbles_is_cut_off_and_nobody_waits_for_it() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let mut slow = tokio::net::UnixStream::connect(daemon.socket()).await.unwrap();
     slow.write_all(b"scm-agent/1 ge").await.unwrap();
@@ -281,9 +234,9 @@ async fn a_client_that_dribbles_is_cut_off_and_nobody_waits_for_it() {
 
 #[tokio::test]
 async fn requests_can_follow_each_other_on_a_connection() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![]);
-    let daemon = scene.world.start(&scene.config()).await;
+    let daemon = scene.world.start(&scene.config("1s")).await;
     daemon.until_synced().await;
     let one = "scm-agent/1 get\nprotocol=https\nhost=other.example.com\n\n";
     assert_eq!(daemon.ask(&one.repeat(3)).await, "\n\n\n");
@@ -341,9 +294,9 @@ async fn a_socket_whose_file_was_removed_is_there_again_soon() {
 
 #[tokio::test]
 async fn connections_above_the_limit_are_told_so_and_helpers_wait_for_a_place() {
-    let scene = Scene::new().await;
+    let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
-    let config = scene.config();
+    let config = scene.config("1s");
     let text = std::fs::read_to_string(&config).unwrap().replace("[agent]\n", "[agent]\nmax_connections = 2\n");
     std::fs::write(&config, text).unwrap();
     let daemon = scene.world.start(&config).await;

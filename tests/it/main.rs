@@ -5,6 +5,7 @@
 mod api;
 mod child;
 mod config;
+mod current;
 mod doctor;
 mod flow;
 mod git;

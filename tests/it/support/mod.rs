@@ -6,4 +6,5 @@ pub mod git_host;
 pub mod http;
 pub mod issuer;
 pub mod memory;
+pub mod scene;
 pub mod world;
