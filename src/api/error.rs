@@ -177,7 +177,7 @@ impl Error {
             | Self::FileIncomplete { .. }
             | Self::Token { .. }
             | Self::TokenVariable { .. }
-            | Self::Transport(http::Error::Insecure { .. }) => SourceErrorKind::Operator,
+            | Self::Transport(http::Error::Insecure { .. } | http::Error::ProxyAuthentication { .. }) => SourceErrorKind::Operator,
             Self::Refused(refusal) => match refusal.code {
                 Code::FailedPrecondition
                 | Code::InvalidArgument

@@ -1,5 +1,10 @@
 //! The configuration as each stage takes it: no stage reads this module's types.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use url::Url;
+
 use super::{Config, Grant, OaepHash, TokenEndpointAuth};
 use crate::oauth::{ClientAuthentication, GrantKind, ProviderOverride};
 use crate::{http, key};
@@ -28,10 +33,26 @@ impl Config {
             allow_insecure_loopback: self.agent.allow_insecure_loopback,
             ca_file: self.control_plane.ca_file.clone(),
             connect_timeout: self.control_plane.connect_timeout,
+            lookup: Arc::new(http::SystemLookup),
+            named_hosts: self.named_hosts(),
+            no_proxy: None,
             proxy: self.control_plane.proxy.as_ref().map(|proxy| proxy.expose_secret().clone()),
             timeout: self.control_plane.timeout,
             trusted_urls,
         }
+    }
+
+    /// The hosts that the operator wrote into `[[provider]]` tables, without ports: these may be in private networks.
+    fn named_hosts(&self) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        for provider in &self.providers {
+            let host = Url::parse(&format!("https://{}", provider.host)).ok();
+            let issuer = provider.issuer.as_deref().and_then(|issuer| Url::parse(issuer).ok());
+            for url in [host.as_ref(), issuer.as_ref(), provider.token_url.as_ref()].into_iter().flatten() {
+                hosts.extend(url.host_str().map(str::to_owned));
+            }
+        }
+        hosts
     }
 
     /// For stage 4.

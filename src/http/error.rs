@@ -2,7 +2,16 @@
 
 use std::error::Error as StdError;
 
-use super::address::ForbiddenByResolver;
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use tower_service::Service;
+
+use super::address::Reach;
+use super::resolver::ResolveError;
+
+/// Why a proxy opened no tunnel. The type has no other name outside of its crate.
+type TunnelError = <Tunnel<HttpConnector> as Service<Uri>>::Error;
 
 /// Why a request got no usable reply. Names the host; never the URL, a header or a body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +50,35 @@ pub enum Error {
         /// Host and port.
         host: String,
     },
+    /// The address is in a private network, where only hosts may be that the operator named.
+    #[error(
+        "{host} is, or resolves to, a private address, and the configuration does not name it; if that is right, add a [[provider]] \
+         table with this host"
+    )]
+    PrivateAddress {
+        /// Host and port.
+        host: String,
+    },
+    /// The proxy did not connect.
+    #[error("cannot reach {host} through the proxy {proxy}: {reason}")]
+    Proxy {
+        /// Host and port.
+        host: String,
+        /// Host and port of the proxy.
+        proxy: String,
+        /// What went wrong, in fixed words.
+        reason: &'static str,
+    },
+    /// The proxy wants to know who asks, and was not told or does not accept it.
+    #[error(
+        "the proxy {proxy} did not accept the username and password for it, or their absence (HTTP 407), and so {host} was not reached"
+    )]
+    ProxyAuthentication {
+        /// Host and port.
+        host: String,
+        /// Host and port of the proxy.
+        proxy: String,
+    },
     /// The reply points elsewhere.
     #[error("{host} answered with a redirect (HTTP {status}), which is never followed")]
     Redirect {
@@ -65,16 +103,45 @@ pub enum Error {
     },
 }
 
+/// The error for an address that may not be asked.
+pub(super) fn refused_address(reach: Reach, host: String) -> Error {
+    match reach {
+        Reach::Private => Error::PrivateAddress { host },
+        Reach::Forbidden | Reach::Loopback | Reach::Public => Error::ForbiddenAddress { host },
+    }
+}
+
 /// Sorts a client error by cause. The error itself holds the URL, so it goes no further than here.
-pub(super) fn classify(error: &reqwest::Error, host: &str) -> Error {
-    let host = host.to_owned();
+pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) -> Error {
+    let failed = |reason| match proxy {
+        Some(proxy) => Error::Proxy { host: host.to_owned(), proxy: proxy.to_owned(), reason },
+        None => Error::Connect { host: host.to_owned(), reason },
+    };
+    // Whose certificate it is that is not accepted.
+    let mut peer = host;
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
-        if current.is::<ForbiddenByResolver>() {
-            return Error::ForbiddenAddress { host };
+        if let Some(found) = current.downcast_ref::<ResolveError>() {
+            return match found {
+                ResolveError::Forbidden => refused_address(Reach::Forbidden, host.to_owned()),
+                ResolveError::Private => refused_address(Reach::Private, host.to_owned()),
+                ResolveError::Lookup(_) | ResolveError::NoAddress => failed("the name does not resolve"),
+            };
+        }
+        if let (Some(found), Some(proxy)) = (current.downcast_ref::<TunnelError>(), proxy) {
+            peer = proxy;
+            match found {
+                TunnelError::ConnectFailed(_) | TunnelError::Io(_) => {}
+                TunnelError::ProxyAuthRequired => {
+                    return Error::ProxyAuthentication { host: host.to_owned(), proxy: proxy.to_owned() };
+                }
+                TunnelError::TunnelUnsuccessful => return failed("it refused to connect"),
+                TunnelError::TunnelUnexpectedEof => return failed("it closed the connection"),
+                TunnelError::MissingHost | TunnelError::ProxyHeadersTooLong => return failed("its answer is not that of a proxy"),
+            }
         }
         if let Some(found) = current.downcast_ref::<rustls::Error>() {
-            return Error::Certificate { host, reason: certificate_reason(found) };
+            return Error::Certificate { host: peer.to_owned(), reason: certificate_reason(found) };
         }
         if let Some(found) = current.downcast_ref::<std::io::Error>() {
             if let Some(inner) = found.get_ref() {
@@ -83,17 +150,17 @@ pub(super) fn classify(error: &reqwest::Error, host: &str) -> Error {
                 continue;
             }
             if error.is_connect() && !error.is_timeout() {
-                return Error::Connect { host, reason: connect_reason(found.kind()) };
+                return failed(connect_reason(found.kind()));
             }
         }
         cause = current.source();
     }
     if error.is_timeout() {
-        Error::Timeout { host }
+        Error::Timeout { host: host.to_owned() }
     } else if error.is_connect() {
-        Error::Connect { host, reason: "the name does not resolve or the proxy refused" }
+        failed("no connection comes about")
     } else {
-        Error::Interrupted { host }
+        Error::Interrupted { host: host.to_owned() }
     }
 }
 
@@ -103,8 +170,9 @@ fn connect_reason(kind: std::io::ErrorKind) -> &'static str {
         ErrorKind::ConnectionRefused => "connection refused",
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof => "connection closed by the other side",
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route",
+        ErrorKind::PermissionDenied => "this system does not permit it",
         ErrorKind::TimedOut => "timed out",
-        _ => "the name does not resolve",
+        _ => "no connection comes about",
     }
 }
 

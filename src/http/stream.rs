@@ -15,8 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::error::classify;
-use super::{Client, Error, Reply, Request, host_and_port, is_loopback_name, media_type};
+use super::{Asked, Client, Error, Reply, Request, host_and_port, media_type};
 
 /// The head of a reply whose body is still to come.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ impl Head {
 
 /// A reply that is read as it comes. Dropping it closes the connection.
 pub struct Stream {
-    host: String,
+    asked: Asked,
     max_reply_bytes: usize,
     reply: Incoming,
     timeout: Duration,
@@ -62,7 +61,8 @@ impl Client {
         let Request { url, method, headers, body, max_reply_bytes } = request;
         let host = host_and_port(&url);
         self.check(&url)?;
-        let client = if is_loopback_name(&url) { &self.direct } else { &self.proxied };
+        let (client, proxy) = self.route(&url);
+        let asked = Asked { host, proxy: proxy.map(str::to_owned) };
         let (tell, taken) = oneshot::channel();
         let mut sending: BoxFuture<'static, _> = Box::pin(
             client
@@ -82,12 +82,12 @@ impl Client {
                 Ok(()) = taken => Ok(None),
             }
         };
-        let begun = timeout(self.timeout, begun).await.map_err(|_| Error::Timeout { host: host.clone() })?;
-        let reply = match begun.map_err(|error| classify(&error, &host))? {
-            Some(response) => Incoming::begun(response, &host)?,
+        let begun = timeout(self.timeout, begun).await.map_err(|_| asked.late())?;
+        let reply = match begun.map_err(|error| asked.error(&error))? {
+            Some(response) => Incoming::begun(response, &asked.host)?,
             None => Incoming::Awaited(sending),
         };
-        Ok(Stream { host, max_reply_bytes, reply, timeout: self.timeout })
+        Ok(Stream { asked, max_reply_bytes, reply, timeout: self.timeout })
     }
 }
 
@@ -100,6 +100,20 @@ impl Incoming {
         let headers = std::mem::take(response.headers_mut());
         Ok(Self::Begun(Head { status: status.as_u16(), headers }, response))
     }
+
+    /// Waits so long for the head.
+    async fn wait(&mut self, asked: &Asked, limit: Duration) -> Result<(&mut Head, &mut Response), Error> {
+        if let Self::Awaited(sending) = self {
+            let sent = timeout(limit, sending).await.map_err(|_| asked.late())?;
+            let begun = sent.map_err(|error| asked.error(&error)).and_then(|response| Self::begun(response, &asked.host));
+            *self = begun.unwrap_or_else(Self::Failed);
+        }
+        match self {
+            Self::Awaited(_) => Err(asked.late()),
+            Self::Begun(head, response) => Ok((head, response)),
+            Self::Failed(error) => Err(error.clone()),
+        }
+    }
 }
 
 impl Stream {
@@ -108,7 +122,7 @@ impl Stream {
     /// # Errors
     /// [`Error`], [`Error::Timeout`] when the limit passed.
     pub async fn head(&mut self, limit: Duration) -> Result<&Head, Error> {
-        let (head, _) = self.begin(limit).await?;
+        let (head, _) = self.reply.wait(&self.asked, limit).await?;
         Ok(head)
     }
 
@@ -118,12 +132,12 @@ impl Stream {
     /// # Errors
     /// [`Error`], [`Error::Timeout`] when the limit passed.
     pub async fn next_chunk(&mut self, limit: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let host = self.host.clone();
+        let Self { asked, reply, .. } = self;
         let next = async {
-            let (_, response) = self.begin(limit).await?;
-            response.chunk().await.map_err(|error| classify(&error, &host))
+            let (_, response) = reply.wait(asked, limit).await?;
+            response.chunk().await.map_err(|error| asked.error(&error))
         };
-        let chunk = timeout(limit, next).await.map_err(|_| Error::Timeout { host: host.clone() })??;
+        let chunk = timeout(limit, next).await.map_err(|_| asked.late())??;
         Ok(chunk.map(|chunk| Zeroizing::new(chunk.to_vec())))
     }
 
@@ -131,28 +145,14 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn into_reply(mut self) -> Result<Reply, Error> {
-        let (host, limit, time) = (self.host.clone(), self.max_reply_bytes, self.timeout);
+    pub async fn into_reply(self) -> Result<Reply, Error> {
+        let Self { asked, max_reply_bytes, mut reply, timeout: limit } = self;
         let whole = async {
-            let (head, response) = self.begin(time).await?;
-            let body = whole_body(&head.headers, response, &host, limit).await?;
+            let (head, response) = reply.wait(&asked, limit).await?;
+            let body = whole_body(&head.headers, response, &asked, max_reply_bytes).await?;
             Ok(Reply { status: head.status, headers: std::mem::take(&mut head.headers), body })
         };
-        timeout(time, whole).await.map_err(|_| Error::Timeout { host: host.clone() })?
-    }
-
-    async fn begin(&mut self, limit: Duration) -> Result<(&mut Head, &mut Response), Error> {
-        let late = || Error::Timeout { host: self.host.clone() };
-        if let Incoming::Awaited(sending) = &mut self.reply {
-            let sent = timeout(limit, sending).await.map_err(|_| late())?;
-            let begun = sent.map_err(|error| classify(&error, &self.host)).and_then(|response| Incoming::begun(response, &self.host));
-            self.reply = begun.unwrap_or_else(Incoming::Failed);
-        }
-        match &mut self.reply {
-            Incoming::Awaited(_) => Err(Error::Timeout { host: self.host.clone() }),
-            Incoming::Begun(head, response) => Ok((head, response)),
-            Incoming::Failed(error) => Err(error.clone()),
-        }
+        timeout(limit, whole).await.map_err(|_| asked.late())?
     }
 }
 
@@ -160,17 +160,17 @@ impl Stream {
 pub(super) async fn whole_body(
     headers: &HeaderMap,
     response: &mut Response,
-    host: &str,
+    asked: &Asked,
     limit: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
-        return Err(Error::TooLarge { host: host.to_owned(), limit });
+        return Err(asked.too_large(limit));
     }
     let mut body = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(4096)));
-    while let Some(chunk) = response.chunk().await.map_err(|error| classify(&error, host))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| asked.error(&error))? {
         if body.len().saturating_add(chunk.len()) > limit {
-            return Err(Error::TooLarge { host: host.to_owned(), limit });
+            return Err(asked.too_large(limit));
         }
         body.extend_from_slice(&chunk);
     }

@@ -146,10 +146,14 @@ impl Classified for Error {
             // A page of a proxy in the way, or an issuer half way through an upgrade.
             Self::MetadataUnreadable { .. } | Self::ReplyField { .. } | Self::ReplyUnreadable { .. } => ErrorClass::Transient,
             Self::Http(error) => match error {
-                http::Error::Connect { .. } | http::Error::Interrupted { .. } | http::Error::Timeout { .. } => ErrorClass::Transient,
+                http::Error::Connect { .. } | http::Error::Interrupted { .. } | http::Error::Proxy { .. } | http::Error::Timeout { .. } => {
+                    ErrorClass::Transient
+                }
                 http::Error::Certificate { .. }
                 | http::Error::ForbiddenAddress { .. }
                 | http::Error::Insecure { .. }
+                | http::Error::PrivateAddress { .. }
+                | http::Error::ProxyAuthentication { .. }
                 | http::Error::Redirect { .. }
                 | http::Error::TooLarge { .. } => ErrorClass::Operator,
             },
