@@ -87,8 +87,11 @@ fn try_out(config: &Config) -> Vec<Trial> {
         Err(error) => trials.push(Trial::Fails(error.into())),
         Ok(_) => {}
     }
-    if let Err(error) = http::Client::new(&config.http_config(true)) {
-        trials.push(Trial::Fails(http_setup(error)));
+    for trusted_urls in [true, false] {
+        if let Err(error) = http::Client::new(&config.http_config(trusted_urls)) {
+            trials.push(Trial::Fails(http_setup(error)));
+            break;
+        }
     }
     if let Some(group) = &config.agent.socket_group
         && let Err(error) = group_id(group)

@@ -249,5 +249,5 @@ pub(super) fn group_id(group: &str) -> Result<u32, Error> {
 }
 
 pub(super) fn http_setup(error: http::BuildError) -> Error {
-    Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see control_plane.ca_file and control_plane.proxy")
+    Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see ca_file and proxy in [control_plane] and [scm]")
 }

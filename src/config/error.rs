@@ -82,7 +82,7 @@ impl fmt::Display for Problem {
             // The variable's name says the key.
             Origin::Variable(name) => write!(f, "{}: {cause}", printable(name)),
             Origin::Default if key.is_empty() => write!(f, "{cause}"),
-            Origin::Default => write!(f, "{}: {cause}", printable(key)),
+            Origin::Default | Origin::Section(_) => write!(f, "{}: {cause}", printable(key)),
             Origin::File(path) if key.is_empty() => write!(f, "{}: {cause}", printable(&path.to_string_lossy())),
             Origin::File(path) => write!(f, "{}: {}: {cause}", printable(&path.to_string_lossy()), printable(key)),
             Origin::Credential(name) => write!(f, "the systemd credential {name}: {cause}"),
@@ -170,6 +170,9 @@ pub enum Cause {
     /// No http or https URL without a path.
     #[error("must be an http or https URL of a proxy, such as http://proxy.example.com:3128")]
     NotAProxy,
+    /// No exception from a proxy.
+    #[error("must be host names such as example.com, IP addresses, networks such as 10.0.0.0/8, or *, without scheme and port")]
+    NotAnException,
     /// No URL.
     #[error("must be a URL such as https://example.com/path")]
     NotAUrl,

@@ -8,11 +8,12 @@ use super::environment::PREFIX;
 pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
-pub const KEYS: [(&str, &[&str]); 5] = [
+pub const KEYS: [(&str, &[&str]); 6] = [
     (
         "control_plane",
-        &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "connect_timeout", "timeout"],
+        &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "no_proxy", "connect_timeout", "timeout"],
     ),
+    ("scm", &["ca_file", "proxy", "no_proxy", "connect_timeout", "timeout"]),
     ("key", &["files", "passphrase_file", "oaep_hash"]),
     (
         "agent",

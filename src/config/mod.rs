@@ -44,30 +44,41 @@ pub struct Config {
     pub log: Log,
     /// `[[provider]]`: overrides, one for each host, in the order they were written.
     pub providers: Vec<Provider>,
+    /// `[scm]`: how SCM hosts and issuers are reached.
+    pub scm: Network,
     settings: Vec<Setting>,
 }
 
 /// `[control_plane]`: where the integrations come from.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
-    /// PEM file of further certificate authorities.
-    pub ca_file: Option<PathBuf>,
-    /// How long connecting may take.
-    pub connect_timeout: Duration,
+    /// How it is reached.
+    pub network: Network,
     /// Time between two fetches.
     pub poll_interval: Duration,
-    /// The proxy for the control plane and the issuers.
-    pub proxy: Option<ProxyUrl>,
     /// UUID of the runner; always there when the source is a URL.
     pub runner_id: Option<String>,
     /// A control plane, or a saved reply of one.
     pub source: Source,
-    /// How long a whole request may take.
-    pub timeout: Duration,
     /// Where the bearer token is.
     pub token: TokenOrigin,
     /// Whether the control plane is asked to tell of changes. A file tells nothing.
     pub watch: bool,
+}
+
+/// How hosts are reached: the keys that `[control_plane]` and `[scm]` share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// PEM file of further certificate authorities.
+    pub ca_file: Option<PathBuf>,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// What is asked without the proxy; `None` leaves that to the environment.
+    pub no_proxy: Option<Vec<String>>,
+    /// The proxy; `None` leaves that to the environment.
+    pub proxy: Option<ProxyUrl>,
+    /// How long a whole request may take.
+    pub timeout: Duration,
 }
 
 /// Where the integrations come from.

@@ -30,8 +30,11 @@ impl Config {
         if let TokenOrigin::File(path) = &plane.token {
             named.push(("control_plane", "token_file", "control_plane.token_file".to_owned(), path));
         }
-        if let Some(path) = &plane.ca_file {
+        if let Some(path) = &plane.network.ca_file {
             named.push(("control_plane", "ca_file", "control_plane.ca_file".to_owned(), path));
+        }
+        if let Some(path) = self.scm.ca_file.as_ref().filter(|_| !matches!(self.origin_of("scm", "ca_file"), Origin::Section(_))) {
+            named.push(("scm", "ca_file", "scm.ca_file".to_owned(), path));
         }
         for (index, path) in self.key.files.iter().enumerate() {
             named.push(("key", "files", format!("key.files[{index}]"), path));

@@ -19,6 +19,8 @@ pub enum Origin {
     Default,
     /// The main file or a drop-in.
     File(PathBuf),
+    /// Nobody set it, and the key of the same name in this section was.
+    Section(&'static str),
     /// An environment variable of this name.
     Variable(String),
 }
@@ -29,6 +31,7 @@ impl fmt::Display for Origin {
             Self::Credential(name) => write!(f, "systemd credential {name}"),
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "{}", path.display()),
+            Self::Section(section) => write!(f, "as in [{section}]"),
             Self::Variable(name) => f.write_str(name),
         }
     }
@@ -74,6 +77,20 @@ impl Reader {
     /// Begins the `index`th `[[provider]]`, which problems name `key`.
     pub(super) fn provider(&mut self, index: usize, key: &str, table: Table) -> Section<'_> {
         Section { reader: self, section: keys::PROVIDER, index, key: key.to_owned(), table }
+    }
+
+    /// Shows the keys of a section that nobody set as the keys of the same name in the section that they follow.
+    pub(super) fn show_inherited(&mut self, section: &str, followed: &str) {
+        for index in 0..self.settings.len() {
+            let Setting { section: own, name, origin: Origin::Default, .. } = self.settings[index] else { continue };
+            let set = |other: &&Setting| other.section == followed && other.name == name && other.origin != Origin::Default;
+            if own == section
+                && let Some(other) = self.settings.iter().find(set)
+            {
+                let (value, origin) = (other.value.clone(), Origin::Section(other.section));
+                self.settings[index] = Setting { value, origin, ..self.settings[index].clone() };
+            }
+        }
     }
 
     /// Takes over what another walk has found.
@@ -270,7 +287,7 @@ pub(super) fn resolve(text: &str, origin: &Origin) -> Result<PathBuf, Cause> {
     }
     let path = match origin {
         Origin::File(file) => file.parent().unwrap_or(Path::new("")).join(text),
-        Origin::Credential(_) | Origin::Default | Origin::Variable(_) => PathBuf::from(text),
+        Origin::Credential(_) | Origin::Default | Origin::Section(_) | Origin::Variable(_) => PathBuf::from(text),
     };
     // Fails only when the current directory is gone; such a path stays as it was written.
     Ok(std::path::absolute(&path).unwrap_or(path))

@@ -6,10 +6,10 @@ use url::Url;
 
 use super::layer::{Entry, Layers, ProviderTable, Table};
 use super::reader::{Reader, Section, path, quoted, quoted_list, resolve, text, texts};
-use super::syntax::{Urls, host, is_uuid, scopes};
+use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
 use super::{
-    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, OaepHash, Origin, Problem, Provider,
-    ProxyUrl, Source, TokenEndpointAuth, TokenOrigin,
+    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, Problem,
+    Provider, Source, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -31,6 +31,8 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let agent = agent(later.section("agent", table("agent")));
     let urls = Urls { loopback: agent.allow_insecure_loopback };
     let control_plane = control_plane(reader.section("control_plane", table("control_plane")), &urls, environment);
+    let scm = network(&mut reader.section("scm", table("scm")), Some(&control_plane.network));
+    reader.show_inherited("scm", "control_plane");
     let key = key(reader.section("key", table("key")), environment);
     reader.append(later);
     let log_table = table("log");
@@ -47,7 +49,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     if !reader.problems.is_empty() {
         return Err(Error::new(reader.problems));
     }
-    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, settings: reader.settings })
+    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, scm, settings: reader.settings })
 }
 
 /// Whether the id is missing, as opposed to wrong, which is a problem already.
@@ -104,19 +106,25 @@ fn control_plane(mut section: Section<'_>, urls: &Urls, environment: &Environmen
         token,
         poll_interval: section.duration("poll_interval", MINUTE, SECOND..=24 * 60 * MINUTE),
         watch: section.flag("watch", true),
-        ca_file: section.path("ca_file"),
-        proxy: section.read("proxy", |entry| {
-            let url = Url::parse(&text(entry)?).map_err(|_| Cause::NotAProxy)?;
-            let plain = url.query().is_none() && url.fragment().is_none() && url.path() == "/";
-            if !plain || !matches!(url.scheme(), "http" | "https") {
-                return Err(Cause::NotAProxy);
-            }
-            let proxy = ProxyUrl(url);
-            let shown = quoted(&proxy.redacted());
-            Ok((proxy, shown))
-        }),
-        connect_timeout: section.duration("connect_timeout", 10 * SECOND, Duration::from_millis(100)..=5 * MINUTE),
-        timeout: section.duration("timeout", 30 * SECOND, SECOND..=10 * MINUTE),
+        network: network(&mut section, None),
+    }
+}
+
+/// The keys about the network. Those that nobody set are as in `[control_plane]`, which is given for every other section.
+fn network(section: &mut Section<'_>, control_plane: Option<&Network>) -> Network {
+    let defaults = control_plane.cloned().unwrap_or(Network {
+        ca_file: None,
+        connect_timeout: 10 * SECOND,
+        no_proxy: None,
+        proxy: None,
+        timeout: 30 * SECOND,
+    });
+    Network {
+        ca_file: section.path("ca_file").or(defaults.ca_file),
+        proxy: section.read("proxy", proxy).or(defaults.proxy),
+        no_proxy: section.read("no_proxy", exceptions).or(defaults.no_proxy),
+        connect_timeout: section.duration("connect_timeout", defaults.connect_timeout, Duration::from_millis(100)..=5 * MINUTE),
+        timeout: section.duration("timeout", defaults.timeout, SECOND..=10 * MINUTE),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::{Config, Grant, OaepHash, TokenEndpointAuth};
+use super::{Config, Grant, Network, OaepHash, TokenEndpointAuth};
 use crate::oauth::{ClientAuthentication, GrantKind, ProviderOverride};
 use crate::{http, key};
 
@@ -26,18 +26,21 @@ impl Config {
         }
     }
 
-    /// For the HTTP clients of stages 1 and 4. URLs are trusted where the operator wrote them.
+    /// For the HTTP clients of stages 1 and 4: `trusted_urls` is for the control plane, whose URL the operator wrote, and without it
+    /// for SCM hosts and issuers, whose URLs come from the control plane and from each other.
     #[must_use]
     pub fn http_config(&self, trusted_urls: bool) -> http::Config {
+        let Network { ca_file, connect_timeout, no_proxy, proxy, timeout } =
+            if trusted_urls { &self.control_plane.network } else { &self.scm };
         http::Config {
             allow_insecure_loopback: self.agent.allow_insecure_loopback,
-            ca_file: self.control_plane.ca_file.clone(),
-            connect_timeout: self.control_plane.connect_timeout,
+            ca_file: ca_file.clone(),
+            connect_timeout: *connect_timeout,
             lookup: Arc::new(http::SystemLookup),
             named_hosts: self.named_hosts(),
-            no_proxy: None,
-            proxy: self.control_plane.proxy.as_ref().map(|proxy| proxy.expose_secret().clone()),
-            timeout: self.control_plane.timeout,
+            no_proxy: no_proxy.clone(),
+            proxy: proxy.as_ref().map(|proxy| proxy.expose_secret().clone()),
+            timeout: *timeout,
             trusted_urls,
         }
     }

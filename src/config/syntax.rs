@@ -1,12 +1,14 @@
 //! How hosts, URLs, scopes and ids are written.
 
-use url::Url;
+use std::net::IpAddr;
+
+use url::{Host, Url};
 
 use crate::http::is_loopback_name;
 
-use super::Cause;
 use super::layer::Entry;
 use super::reader::{quoted, quoted_list, text, texts};
+use super::{Cause, ProxyUrl};
 
 /// A host with its port and path, in one spelling.
 pub(super) fn host(entry: &Entry) -> Result<(String, String), Cause> {
@@ -26,6 +28,47 @@ pub(super) fn host(entry: &Entry) -> Result<(String, String), Cause> {
     let host = format!("{name}{port}{}", url.path().trim_end_matches('/'));
     let shown = quoted(&host);
     Ok((host, shown))
+}
+
+/// A proxy's URL.
+pub(super) fn proxy(entry: &Entry) -> Result<(ProxyUrl, String), Cause> {
+    let url = Url::parse(&text(entry)?).map_err(|_| Cause::NotAProxy)?;
+    let plain = url.query().is_none() && url.fragment().is_none() && url.path() == "/";
+    if !plain || !matches!(url.scheme(), "http" | "https") {
+        return Err(Cause::NotAProxy);
+    }
+    let proxy = ProxyUrl(url);
+    let shown = quoted(&proxy.redacted());
+    Ok((proxy, shown))
+}
+
+/// What is asked without a proxy. The HTTP client takes anything for the name of a host and then never finds it, so that is
+/// checked here.
+pub(super) fn exceptions(entry: &Entry) -> Result<(Vec<String>, String), Cause> {
+    let exceptions = texts(entry)?.iter().map(|text| exception(text)).collect::<Option<Vec<_>>>().ok_or(Cause::NotAnException)?;
+    let shown = quoted_list(&exceptions);
+    Ok((exceptions, shown))
+}
+
+fn exception(written: &str) -> Option<String> {
+    if written == "*" || written.parse::<IpAddr>().is_ok() {
+        return Some(written.to_owned());
+    }
+    if let Some((address, bits)) = written.split_once('/') {
+        let most = if address.parse::<IpAddr>().ok()?.is_ipv4() { 32 } else { 128 };
+        return bits.parse::<u8>().ok().filter(|bits| *bits <= most).map(|bits| format!("{address}/{bits}"));
+    }
+    // A dot before the name is how others write that subdomains are meant too; here they always are.
+    let name = written.strip_prefix('.').unwrap_or(written);
+    let labels = name
+        .strip_suffix('.')
+        .unwrap_or(name)
+        .split('.')
+        .all(|label| !label.is_empty() && label.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_'));
+    match Host::parse(name).ok()? {
+        Host::Domain(name) if labels => Some(name.trim_end_matches('.').to_owned()),
+        _ => None,
+    }
 }
 
 /// `scope-token` of RFC 6749 section 3.3.

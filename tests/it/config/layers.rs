@@ -165,7 +165,7 @@ fn a_relative_path_starts_at_the_file_that_holds_it_and_a_variable_s_at_the_curr
     let folder = Folder::new(&format!("{LEAST}ca_file = \"ca.pem\"\n"));
     folder.write("config.d/a.toml", "[control_plane]\ntoken_file = \"token\"\n");
     let config = folder.load(&[("SCM_AGENT__KEY__FILES", "keys/a.pem,/b.pem")]).unwrap();
-    assert_eq!(config.control_plane.ca_file, Some(folder.path("ca.pem")));
+    assert_eq!(config.control_plane.network.ca_file, Some(folder.path("ca.pem")));
     assert_eq!(config.control_plane.token, TokenOrigin::File(folder.path("config.d/token")));
     assert_eq!(config.key.files, [std::env::current_dir().unwrap().join("keys/a.pem"), "/b.pem".into()]);
 }

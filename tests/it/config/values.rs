@@ -12,8 +12,8 @@ fn the_defaults_are_the_documented_ones() {
     let plane = &config.control_plane;
     assert_eq!(plane.source, Source::Url("https://app.gitpod.io/api".parse().unwrap()));
     assert_eq!(plane.runner_id.as_deref(), Some(RUNNER));
-    assert_eq!((plane.poll_interval, plane.connect_timeout, plane.timeout), (secs(60), secs(10), secs(30)));
-    assert!(plane.ca_file.is_none() && plane.proxy.is_none() && plane.watch);
+    assert_eq!((plane.poll_interval, plane.network.connect_timeout, plane.network.timeout), (secs(60), secs(10), secs(30)));
+    assert!(plane.network.ca_file.is_none() && plane.network.proxy.is_none() && plane.network.no_proxy.is_none() && plane.watch);
     assert_eq!(config.key.oaep_hash, OaepHash::Sha256);
     let agent = Agent {
         allow_insecure_loopback: false,
@@ -73,12 +73,12 @@ fn every_key_becomes_its_type() {
     );
     let config = folder.load(&[]).unwrap();
     assert_eq!(config.control_plane.runner_id.as_deref(), Some(RUNNER));
-    let proxy = config.control_plane.proxy.as_ref().unwrap();
+    let proxy = config.control_plane.network.proxy.as_ref().unwrap();
     assert_eq!(proxy.expose_secret().password(), Some("canary"));
     assert_eq!(format!("{proxy:?}"), "ProxyUrl(http://***@proxy.example:3128/)");
     assert_eq!(config.control_plane.poll_interval, secs(24 * 3600));
     assert!(!config.control_plane.watch);
-    assert_eq!(config.control_plane.timeout, Duration::from_millis(1500));
+    assert_eq!(config.control_plane.network.timeout, Duration::from_millis(1500));
     assert_eq!(config.key.oaep_hash, OaepHash::Sha512);
     assert_eq!((config.agent.socket, config.agent.socket_mode), (folder.path("agent.sock"), 0o600));
     assert_eq!(config.agent.socket_group.as_deref(), Some("1000"));
@@ -104,6 +104,66 @@ fn the_settings_are_exactly_the_known_keys_in_their_order() {
     let settings: Vec<(&str, &str)> = config.settings().iter().map(|setting| (setting.section, setting.name)).collect();
     let known: Vec<(&str, &str)> = KEYS.iter().flat_map(|(section, names)| names.iter().map(|name| (*section, *name))).collect();
     assert_eq!(settings, known);
+}
+
+#[test]
+fn what_scm_hosts_do_not_have_of_their_own_is_as_for_the_control_plane() {
+    let shared =
+        "proxy = \"http://u:canary@a.example\"\nno_proxy = [\"*\"]\nca_file = \"a.pem\"\nconnect_timeout = \"1s\"\ntimeout = \"2s\"\n";
+    let folder = Folder::new(&format!("{LEAST}{shared}"));
+    let config = folder.load(&[]).unwrap();
+    assert_eq!(config.scm, config.control_plane.network);
+    assert_eq!(config.scm.ca_file, Some(folder.path("a.pem")));
+    let shown = config.to_toml();
+    let scm = shown.split("[scm]\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let from = "# as in [control_plane]";
+    assert!(scm.contains(&format!("proxy = \"http://***@a.example/\" {from}\nno_proxy = [\"*\"] {from}\n")), "{scm}");
+    assert!(scm.ends_with(&format!("timeout = \"2s\" {from}")), "{scm}");
+
+    let own = "[scm]\nproxy = \"http://b.example:3128\"\nno_proxy = []\nca_file = \"b.pem\"\ntimeout = \"3s\"\n";
+    let folder = Folder::new(&format!("{LEAST}{shared}{own}"));
+    let config = folder.load(&[]).unwrap();
+    assert_eq!(config.scm.proxy.as_ref().unwrap().expose_secret().as_str(), "http://b.example:3128/");
+    assert_eq!((config.scm.no_proxy, config.scm.ca_file), (Some(Vec::new()), Some(folder.path("b.pem"))));
+    assert_eq!((config.scm.connect_timeout, config.scm.timeout), (secs(1), secs(3)));
+    assert_eq!(config.control_plane.network.timeout, secs(2));
+}
+
+#[test]
+fn each_http_client_gets_the_keys_of_its_section_and_the_hosts_that_the_operator_named() {
+    let folder = Folder::new(&format!(
+        "{LEAST}proxy = \"http://a.example\"\n[scm]\nproxy = \"http://b.example\"\nno_proxy = [\"c.example\"]\n\
+         [[provider]]\nhost = \"Git.Corp:8443/root\"\nissuer = \"https://id.corp/tenant\"\n\
+         [[provider]]\nhost = \"10.0.0.1:8443\"\ntoken_url = \"https://token.corp:1/t\"\n[[provider]]\nhost = \"[fd00::1]\"\n"
+    ));
+    let config = folder.load(&[]).unwrap();
+    let (plane, scm) = (config.http_config(true), config.http_config(false));
+    assert_eq!(plane.proxy.unwrap().as_str(), "http://a.example/");
+    assert_eq!(scm.proxy.unwrap().as_str(), "http://b.example/");
+    assert_eq!((plane.no_proxy, scm.no_proxy), (None, Some(vec!["c.example".to_owned()])));
+    assert_eq!((plane.trusted_urls, scm.trusted_urls), (true, false));
+    assert!(scm.named_hosts.iter().eq(["10.0.0.1", "[fd00::1]", "git.corp", "id.corp", "token.corp"]), "{:?}", scm.named_hosts);
+}
+
+#[test]
+fn exceptions_from_the_proxy_are_what_the_http_client_understands() {
+    let read = |list: &str| {
+        let config = Folder::new(&format!("{LEAST}no_proxy = [{list}]\n")).load(&[])?;
+        Ok::<_, scm_agent::config::Error>(config.control_plane.network.no_proxy.unwrap())
+    };
+    let good = r#""example.com", ".Example.com", "example.com.", "bücher.example", "localhost", "my_host", "10.0.0.1", "::1", "fd00::/8", "10.0.0.0/8", "*""#;
+    let expected =
+        ["example.com", "example.com", "example.com", "xn--bcher-kva.example", "localhost", "my_host", "10.0.0.1", "::1", "fd00::/8"];
+    assert_eq!(read(good).unwrap(), [&expected[..], &["10.0.0.0/8", "*"]].concat());
+    for bad in
+        ["*.example", "a.*", "a:1", "[::1]", "[::1]:1", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/", "a/8", "a b", "a..b", ".", "u@a"]
+    {
+        assert!(read(&format!("\"{bad}\"")).is_err(), "{bad}");
+    }
+    let folder = Folder::new(LEAST);
+    let config = folder.load(&[("SCM_AGENT__SCM__NO_PROXY", "a.example, 10.0.0.0/8"), ("SCM_AGENT__CONTROL_PLANE__NO_PROXY", "")]).unwrap();
+    assert_eq!(config.scm.no_proxy, Some(vec!["a.example".to_owned(), "10.0.0.0/8".to_owned()]));
+    assert_eq!(config.control_plane.network.no_proxy, Some(Vec::new()));
 }
 
 #[test]
