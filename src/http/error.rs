@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
+use rustls::CertificateError;
 use tower_service::Service;
 
 use super::address::Reach;
@@ -16,7 +17,7 @@ type TunnelError = <Tunnel<HttpConnector> as Service<Uri>>::Error;
 /// Why a request got no usable reply. Names the host; never the URL, a header or a body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The TLS handshake failed.
+    /// The certificate is not one to trust.
     #[error("the certificate of {host} is not accepted: {reason}")]
     Certificate {
         /// Host and port.
@@ -119,6 +120,7 @@ pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) 
     };
     // Whose certificate it is that is not accepted.
     let mut peer = host;
+    let mut kind = None;
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(found) = current.downcast_ref::<ResolveError>() {
@@ -141,16 +143,19 @@ pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) 
             }
         }
         if let Some(found) = current.downcast_ref::<rustls::Error>() {
-            return Error::Certificate { host: peer.to_owned(), reason: certificate_reason(found) };
+            return match found {
+                rustls::Error::InvalidCertificate(fault) => Error::Certificate { host: peer.to_owned(), reason: certificate_reason(fault) },
+                rustls::Error::PeerIncompatible(_) => failed("it does not speak TLS 1.2 or 1.3 with a common cipher"),
+                rustls::Error::InvalidMessage(_) => failed("it does not speak TLS"),
+                _ => failed("the TLS handshake failed"),
+            };
         }
         if let Some(found) = current.downcast_ref::<std::io::Error>() {
+            kind = Some(found.kind());
             if let Some(inner) = found.get_ref() {
                 // An I/O error lends its inner error to `get_ref`, not to `source`.
                 cause = Some(inner);
                 continue;
-            }
-            if error.is_connect() && !error.is_timeout() {
-                return failed(connect_reason(found.kind()));
             }
         }
         cause = current.source();
@@ -158,7 +163,7 @@ pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) 
     if error.is_timeout() {
         Error::Timeout { host: host.to_owned() }
     } else if error.is_connect() {
-        failed("no connection comes about")
+        failed(kind.map_or("no connection comes about", connect_reason))
     } else {
         Error::Interrupted { host: host.to_owned() }
     }
@@ -176,17 +181,13 @@ fn connect_reason(kind: std::io::ErrorKind) -> &'static str {
     }
 }
 
-fn certificate_reason(error: &rustls::Error) -> &'static str {
-    use rustls::CertificateError;
-    match error {
-        rustls::Error::InvalidCertificate(cause) => match cause {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "it is for another name",
-            CertificateError::UnknownIssuer => "its authority is not trusted here",
-            CertificateError::Revoked => "it has been revoked",
-            _ => "it is not valid",
-        },
-        _ => "the TLS handshake failed",
+fn certificate_reason(fault: &CertificateError) -> &'static str {
+    match fault {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "it is for another name",
+        CertificateError::UnknownIssuer => "its authority is not trusted here",
+        CertificateError::Revoked => "it has been revoked",
+        _ => "it is not valid",
     }
 }

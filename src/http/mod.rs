@@ -238,6 +238,12 @@ impl Client {
         self.route(url).1
     }
 
+    /// The proxy that is there for what is not excepted from it, as host and port.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&str> {
+        self.proxied.as_ref().map(|(_, route)| &*route.name)
+    }
+
     fn route(&self, url: &Url) -> (&reqwest::Client, Option<&str>) {
         match &self.proxied {
             Some((client, route)) if route.takes(url) => (client, Some(&route.name)),

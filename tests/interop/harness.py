@@ -224,6 +224,8 @@ class World:
             ("nginx", self.which("nginx"), "no nginx (Debian package nginx)"),
             ("fcgiwrap", self.which("fcgiwrap"), "no fcgiwrap (Debian package fcgiwrap)"),
             ("openssl", self.which("openssl"), "no openssl (Debian package openssl)"),
+            ("tinyproxy", self.which("tinyproxy"), "no tinyproxy (Debian package tinyproxy-bin)"),
+            ("own network", self.own_network(), "not root with `ip` and `unshare`, or namespaces are not allowed here"),
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
@@ -235,6 +237,14 @@ class World:
     def which(name):
         """Finds a program, also where Debian keeps those for administrators."""
         return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+    @classmethod
+    def own_network(cls):
+        """Whether a process here can have a network and mounts of its own, with addresses that the machine does not have."""
+        if os.geteuid() != 0 or not cls.which("ip") or not cls.which("unshare"):
+            return False
+        done = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True, timeout=10, check=False)
+        return done.returncode == 0
 
     def dir(self, name):
         """A new private folder under the scratch folder, short enough for the sockets in it."""

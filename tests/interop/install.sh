@@ -44,6 +44,8 @@ install_debian_packages() {
     have nginx || wanted+=(nginx)
     have fcgiwrap || wanted+=(fcgiwrap)
     have openssl || wanted+=(openssl)
+    have tinyproxy || wanted+=(tinyproxy-bin)
+    have ip || wanted+=(iproute2)
     have python3 || wanted+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
     [ ${#wanted[@]} -eq 0 ] && return

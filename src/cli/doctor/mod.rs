@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::run::{http_setup, sources};
 use super::{Io, client};
 use crate::clock::SystemClock;
-use crate::config::{Config, Environment, Finding};
+use crate::config::{Config, Environment, Finding, Source};
 use crate::error::{Error, Kind};
 use crate::key::{self, KeyRing, Problem};
 use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
@@ -117,6 +117,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
             checks.push(configuration(config));
             checks.extend(named_files(config));
             checks.push(keys(config));
+            checks.extend(proxies(config));
         }
         None => checks.push(Check::skip("config", "this user cannot read it; root, or the agent's user, can")),
     }
@@ -176,6 +177,25 @@ fn keys(config: &Config) -> Check {
     }
 }
 
+/// Which proxies there are, for whoever wonders why something does not connect.
+fn proxies(config: &Config) -> Option<Check> {
+    let proxy_of = |trusted_urls| http::Client::new(&config.http_config(trusted_urls));
+    let (control_plane, scm) = match (proxy_of(true), proxy_of(false)) {
+        (Ok(control_plane), Ok(scm)) => (control_plane, scm),
+        (Err(error), _) | (_, Err(error)) => return Some(Check::of("proxy", &http_setup(error))),
+    };
+    let to_control_plane = match &config.control_plane.source {
+        Source::Url(url) => control_plane.proxy_for(url),
+        Source::File(_) => None,
+    };
+    let proxies = [to_control_plane, scm.proxy()];
+    if proxies == [None, None] {
+        return None;
+    }
+    let [to_control_plane, to_scm] = proxies.map(|proxy| proxy.map_or_else(|| "directly".to_owned(), |proxy| format!("through {proxy}")));
+    Some(Check::ok("proxy", format!("control plane: {to_control_plane}; SCM hosts and issuers: {to_scm}, but for no_proxy")))
+}
+
 fn daemon(status: &Status) -> Check {
     if status.version != env!("CARGO_PKG_VERSION") {
         let detail = format!("the daemon is version {}, this is {}", status.version, env!("CARGO_PKG_VERSION"));
@@ -205,7 +225,9 @@ fn what_to_look_at(error: &str) -> &'static str {
     } else if contains(&["not_found", "invalid_argument"]) {
         "see control_plane.runner_id and control_plane.url"
     } else if contains(&["certificate"]) {
-        "see control_plane.ca_file"
+        "see ca_file in [control_plane]"
+    } else if contains(&["through the proxy", "the proxy "]) {
+        "see proxy and no_proxy in [control_plane], or HTTPS_PROXY and NO_PROXY of the service"
     } else if contains(&["cannot connect", "did not answer", "proxy"]) {
         "see control_plane.url and proxy, and whether the network lets this host through"
     } else {
@@ -335,7 +357,9 @@ fn issuers(config: &Config, status: &Status) -> Vec<Check> {
     let mut checks: Vec<Check> = answers
         .into_iter()
         .filter_map(|(host, answer)| Some((host, answer.err()?)))
-        .map(|(host, error)| Check::fail("issuers", format!("{host}: {error}"), "see the integration's issuer URL, the proxy and ca_file"))
+        .map(|(host, error)| {
+            Check::fail("issuers", format!("{host}: {error}"), "see the integration's issuer URL, and proxy and ca_file in [scm]")
+        })
         .collect();
     if reached > 0 {
         checks.push(Check::ok("issuers", format!("{reached} say where tokens are to be had")));

@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 use crate::support::control_plane::FakeControlPlane;
 use crate::support::http::Answer;
 
-mod certificates;
 mod file;
 mod hostile;
 mod list;

@@ -6,5 +6,6 @@ pub mod git_host;
 pub mod http;
 pub mod issuer;
 pub mod memory;
+pub mod proxy;
 pub mod scene;
 pub mod world;
