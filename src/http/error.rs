@@ -137,7 +137,10 @@ pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) 
                 TunnelError::ProxyAuthRequired => {
                     return Error::ProxyAuthentication { host: host.to_owned(), proxy: proxy.to_owned() };
                 }
-                TunnelError::TunnelUnsuccessful => return failed("it refused to connect"),
+                // The status is not told. tinyproxy answers credentials that are wrong, unlike those that are missing, with 401.
+                TunnelError::TunnelUnsuccessful => {
+                    return failed("it refused; see whether it allows this host, and whether it knows the username and password");
+                }
                 TunnelError::TunnelUnexpectedEof => return failed("it closed the connection"),
                 TunnelError::MissingHost | TunnelError::ProxyHeadersTooLong => return failed("its answer is not that of a proxy"),
             }

@@ -16,14 +16,14 @@ url = "{url}"
 runner_id = "{runner_id}"
 token_file = "{dir}/token"
 poll_interval = "1s"
-
+{plane}
 [key]
 files = ["{key}"]
 
 [agent]
 socket = "{dir}/agent.sock"
 state_dir = "{dir}/state"
-allow_insecure_loopback = true
+allow_insecure_loopback = {loopback}
 
 [log]
 level = "trace"
@@ -58,19 +58,22 @@ class Key:
 class Agent(Process):
     """The daemon, logging everything it can, with a fast poll. It is not up until `wait_for` or `wait_ready` says so."""
 
-    def __init__(self, world, control_plane, key, more=""):
+    def __init__(self, world, control_plane, key, more="", plane="", loopback=True, wrapper=(), environment=None):
+        """`more` goes to the end of the configuration and `plane` into [control_plane]; `wrapper` is a command that runs another."""
         self.world = world
         self.dir = world.dir("agent")
         self.token_file = self.dir / "token"
         self.use_token(control_plane.token)
         self.config = self.dir / "config.toml"
+        settings = {"plane": plane, "more": more, "loopback": str(loopback).lower()}
         self.config.write_text(
-            CONFIG.format(url=control_plane.url, runner_id=control_plane.runner_id, dir=self.dir, key=key.file, more=more)
+            CONFIG.format(url=control_plane.url, runner_id=control_plane.runner_id, dir=self.dir, key=key.file, **settings)
         )
         self.socket = self.dir / "agent.sock"
         self.seen = [json.dumps(world.environment())]
         world.daemons.append(self)
-        super().__init__("scm-agent", [world.bin_dir / "scm-agent", "run", "--config", self.config], world, stdout="log")
+        argv = [*wrapper, world.bin_dir / "scm-agent", "run", "--config", self.config]
+        super().__init__("scm-agent", argv, world, stdout="log", env=world.environment(**(environment or {})))
 
     def use_token(self, token):
         """Replaces the bearer token's file in one step, as a secret manager does."""

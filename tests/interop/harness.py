@@ -1,6 +1,7 @@
 """Cases with deadlines, and child processes that never outlive the driver."""
 
 import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -52,6 +53,22 @@ def deadline(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextlib.contextmanager
+def network_of_our_own(address):
+    """Gives the main thread, and all that it starts, a network with nothing but this machine in it, which has `address` too."""
+    libc, clone_newnet = ctypes.CDLL(None, use_errno=True), 0x40000000
+    with open("/proc/thread-self/ns/net", "rb") as before:
+        if libc.unshare(clone_newnet) != 0:
+            raise Failed(f"no network of our own: {os.strerror(ctypes.get_errno())}")
+        try:
+            for command in (["link", "set", "lo", "up"], ["address", "add", f"{address}/32", "dev", "lo"]):
+                subprocess.run([World.which("ip"), *command], check=True, timeout=10)
+            yield
+        finally:
+            if libc.setns(before.fileno(), clone_newnet) != 0:
+                raise Failed("cannot go back to the network of before")
 
 
 class Report:

@@ -22,13 +22,15 @@ def new_secret():
 class Issuer(Part):
     """oidc-provider with one OAuth app per given client id, and the git host as the one who may introspect."""
 
-    def __init__(self, world, apps=("app",), token_lifetime=600):
+    def __init__(self, world, apps=("app",), token_lifetime=600, public_url=None):
         self.apps = {app: new_secret() for app in apps}
         self.resource_server = (RESOURCE_SERVER, secrets.token_hex(16))
         world.secrets.update(self.apps.values())
         clients = [{"client_id": app, "client_secret": secret, "grant": True} for app, secret in self.apps.items()]
         clients.append({"client_id": self.resource_server[0], "client_secret": self.resource_server[1], "grant": False})
         settings = {"clients": clients, "resource_server": RESOURCE_SERVER, "token_lifetime": token_lifetime}
+        if public_url is not None:
+            settings["public_url"] = public_url
         super().__init__("issuer", [world.node, HERE / "issuer" / "issuer.mjs", world.parts_dir / "issuer"], settings, world)
         self.world = world
         self.url = self.ready["url"]

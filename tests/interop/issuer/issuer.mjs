@@ -2,7 +2,7 @@
 //
 // Started as `node issuer.mjs MODULES`, where MODULES is the folder that `npm ci` ran in. The first line on standard input is
 // JSON: {"clients": [{"client_id", "client_secret", "grant": bool}], "resource_server": client id that may introspect,
-// "token_lifetime": seconds}; secrets come this way so that they are in no argument list. It answers {"url": ...}. After that, one JSON line in gives one JSON line out:
+// "token_lifetime": seconds, "public_url": where a proxy in front has it, if there is one}; secrets come this way so that they are in no argument list. It answers {"url": ...}. After that, one JSON line in gives one JSON line out:
 //
 //   {"do": "stats"}                    → {"token": n, "issued": n, "introspection": n, "discovery": n, "by_client": {id: n}}
 //   {"do": "metadata", "serve": [..]}  → which of "oidc" and "rfc8414" answer from now on
@@ -54,6 +54,8 @@ function provider(issuer, settings) {
     },
     ttl: { ClientCredentials: () => state.lifetime },
   });
+  // In front of a public URL is a proxy that says in its headers what was asked for.
+  instance.proxy = Boolean(settings.public_url);
   instance.on('client_credentials.saved', (token) => {
     stats.issued += 1;
     tokens.push(token.jti);
@@ -113,7 +115,7 @@ state.lifetime = settings.token_lifetime ?? state.lifetime;
 const server = createServer();
 await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
 const url = `http://127.0.0.1:${server.address().port}`;
-server.on('request', handle(provider(url, settings)));
+server.on('request', handle(provider(settings.public_url ?? url, settings)));
 say({ url });
 
 for (;;) {

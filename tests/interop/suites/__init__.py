@@ -8,6 +8,7 @@ from suites.leaks import Leaks
 from suites.many import Many
 from suites.outages import Outages
 from suites.parts import Parts
+from suites.proxy import Proxy
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Fake, Keys, Flow, Many, Crowd, Outages, Leaks]
+ALL = [Parts, Fake, Keys, Flow, Many, Crowd, Outages, Proxy, Leaks]

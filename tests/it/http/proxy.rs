@@ -87,11 +87,12 @@ async fn a_proxy_is_given_its_username_and_password_and_its_refusal_of_them_is_t
 async fn a_proxy_that_does_not_connect_is_named_with_what_it_did() {
     let scene = Scene::new().await;
     let failed = |proxy: &str, reason| Err(Error::Proxy { host: NAME.into(), proxy: proxy.into(), reason });
+    let refused = "it refused; see whether it allows this host, and whether it knows the username and password";
     for (answer, reason) in [
-        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 6\r\n\r\ncanary", "it refused to connect"),
-        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "it refused to connect"),
-        ("HTTP/1.1 302 Found\r\nlocation: https://canary.example/\r\n\r\n", "it refused to connect"),
-        ("SSH-2.0-canary\r\n\r\n", "it refused to connect"),
+        ("HTTP/1.1 403 Forbidden\r\ncontent-length: 6\r\n\r\ncanary", refused),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", refused),
+        ("HTTP/1.1 302 Found\r\nlocation: https://canary.example/\r\n\r\n", refused),
+        ("SSH-2.0-canary\r\n\r\n", refused),
         ("HTTP/1.1 200", "it closed the connection"),
         ("", "it closed the connection"),
     ] {
