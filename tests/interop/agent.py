@@ -15,8 +15,8 @@ CONFIG = """\
 url = "{url}"
 runner_id = "{runner_id}"
 token_file = "{dir}/token"
-poll_interval = "1s"
-{plane}
+poll_interval = "{poll_interval}"
+{control_plane}
 [key]
 files = ["{key}"]
 
@@ -56,19 +56,23 @@ class Key:
 
 
 class Agent(Process):
-    """The daemon, logging everything it can, with a fast poll. It is not up until `wait_for` or `wait_ready` says so."""
+    """The daemon, logging everything it can, with a fast poll. It is not up until `wait_for` or `wait_ready` says so.
 
-    def __init__(self, world, control_plane, key, more="", plane="", loopback=True, wrapper=(), environment=None):
-        """`more` goes to the end of the configuration and `plane` into [control_plane]; `wrapper` is a command that runs another."""
+    `control_plane` and `more` are further lines for that section and for the end of the configuration. With `directory`, that
+    of a daemon that has ended, it takes over what that one left behind. `wrapper` is a command that runs another.
+    """
+
+    def __init__(self, world, plane, key, more="", poll_interval="1s", control_plane="", url=None, directory=None,
+                 loopback=True, wrapper=(), environment=None):
         self.world = world
-        self.dir = world.dir("agent")
+        self.dir = directory or world.dir("agent")
         self.token_file = self.dir / "token"
-        self.use_token(control_plane.token)
+        self.use_token(plane.token)
         self.config = self.dir / "config.toml"
-        settings = {"plane": plane, "more": more, "loopback": str(loopback).lower()}
-        self.config.write_text(
-            CONFIG.format(url=control_plane.url, runner_id=control_plane.runner_id, dir=self.dir, key=key.file, **settings)
-        )
+        settings = {"url": url or plane.url, "runner_id": plane.runner_id, "dir": self.dir, "key": key.file}
+        settings |= {"poll_interval": poll_interval, "control_plane": control_plane, "more": more, "loopback": str(loopback).lower()}
+        self.config.write_text(CONFIG.format(**settings))
+        self.state_dir = self.dir / "state"
         self.socket = self.dir / "agent.sock"
         self.seen = [json.dumps(world.environment())]
         world.daemons.append(self)

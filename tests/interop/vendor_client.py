@@ -1,22 +1,27 @@
 """The vendor's generated client against a control plane: `python vendor_client.py URL RUNNER_ID`, bearer token on stdin.
 
 Speaks JSON, as scm-agent does. Prints `ok NAME` or `not ok NAME: reason` for each thing that the vendor's client relies on.
+With `--watch N` after that it prints the next N events of WatchEvents instead, one JSON object a line.
 """
 
+import json
 import sys
 import uuid
 
 from connectrpc.code import Code
 from connectrpc.compat import google_protobuf_json_codec
 from connectrpc.errors import ConnectError
+from gitpod.v1 import event_pb2
+from gitpod.v1.event_connect import EventServiceClientSync
 from gitpod.v1.pagination_pb2 import PaginationRequest
 from gitpod.v1.runner_configuration_connect import RunnerConfigurationServiceClientSync
 from gitpod.v1.runner_configuration_pb2 import GetSCMIntegrationRequest, ListSCMIntegrationsRequest
 
 MAX_PAGES = 100
+WATCH_MS = 60_000
 
 
-def client(url, token):
+def client(url, token, kind=RunnerConfigurationServiceClientSync, timeout_ms=10_000):
     class Authorization:
         def on_start_sync(self, ctx):
             ctx.request_headers["Authorization"] = f"Bearer {token}"
@@ -24,9 +29,7 @@ def client(url, token):
         def on_end_sync(self, token, ctx, error):
             pass
 
-    return RunnerConfigurationServiceClientSync(
-        url, codec=google_protobuf_json_codec(), send_compression=None, interceptors=[Authorization()], timeout_ms=10_000
-    )
+    return kind(url, codec=google_protobuf_json_codec(), send_compression=None, interceptors=[Authorization()], timeout_ms=timeout_ms)
 
 
 def list_all(service, runner_id, page_size):
@@ -43,6 +46,18 @@ def list_all(service, runner_id, page_size):
         if not token:
             return found
     raise AssertionError("the list does not end")
+
+
+def watch(url, token, count):
+    """Prints so many events, as the organization's SCM integrations change."""
+    ours = event_pb2.RESOURCE_TYPE_RUNNER_SCM_INTEGRATION
+    request = event_pb2.WatchEventsRequest(
+        organization=True, resource_type_filters=[event_pb2.WatchEventsRequest.ResourceTypeFilter(resource_type=ours)]
+    )
+    events = client(url, token, EventServiceClientSync, WATCH_MS).watch_events(request)
+    for _, event in zip(range(count), events):
+        operation, kind = event_pb2.ResourceOperation.Name(event.operation), event_pb2.ResourceType.Name(event.resource_type)
+        print(json.dumps({"operation": operation, "type": kind, "id": event.resource_id}), flush=True)
 
 
 def code_of(call, request):
@@ -95,4 +110,8 @@ def main(url, runner_id, token):
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(sys.argv[1], sys.argv[2], sys.stdin.readline().strip()) else 0)
+    bearer = sys.stdin.readline().strip()
+    if sys.argv[3:4] == ["--watch"]:
+        watch(sys.argv[1], bearer, int(sys.argv[4]))
+        sys.exit(0)
+    sys.exit(1 if main(sys.argv[1], sys.argv[2], bearer) else 0)

@@ -4,7 +4,9 @@
 // JSON: {"clients": [{"client_id", "client_secret", "grant": bool}], "resource_server": client id that may introspect,
 // "token_lifetime": seconds, "public_url": where a proxy in front has it, if there is one}; secrets come this way so that they are in no argument list. It answers {"url": ...}. After that, one JSON line in gives one JSON line out:
 //
-//   {"do": "stats"}                    → {"token": n, "issued": n, "introspection": n, "discovery": n, "by_client": {id: n}}
+//   {"do": "stats"}                    → {"token": n, "issued": n, "introspection": n, "discovery": n, "by_client": {id: n},
+//                                         "connections": n, "bytes": n}: the last two count whatever arrived, HTTP or not
+//   {"do": "secret", "client": id, "secret": s}  → the app's secret from now on; the old one is refused
 //   {"do": "metadata", "serve": [..]}  → which of "oidc" and "rfc8414" answer from now on
 //   {"do": "fail", "times": n, "status": s}  → the next n token requests get that status and no token
 //   {"do": "lifetime", "seconds": n}   → how long new tokens live
@@ -31,6 +33,7 @@ const { Provider } = await import(pathToFileURL(require.resolve('oidc-provider')
 
 const stats = { token: 0, issued: 0, introspection: 0, discovery: 0, by_client: {} };
 const tokens = [];
+const sockets = [];
 const state = { served: new Set(DISCOVERY.values()), failures: 0, failureStatus: 503, lifetime: 600 };
 
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
@@ -61,7 +64,7 @@ function provider(issuer, settings) {
     tokens.push(token.jti);
     stats.by_client[token.clientId] = (stats.by_client[token.clientId] ?? 0) + 1;
   });
-  return instance.callback();
+  return instance;
 }
 
 // Counts what arrives, and stands in for an issuer that is ill or old; everything else is the library's own answer.
@@ -91,7 +94,11 @@ function handle(answer) {
 }
 
 const COMMANDS = {
-  stats: () => stats,
+  stats: () => ({ ...stats, connections: sockets.length, bytes: sockets.reduce((sum, socket) => sum + socket.bytesRead, 0) }),
+  secret: async ({ client, secret }) => {
+    (await instance.Client.find(client)).clientSecret = secret;
+    return {};
+  },
   tokens: () => ({ tokens }),
   metadata: ({ serve }) => {
     state.served = new Set(serve);
@@ -115,13 +122,15 @@ state.lifetime = settings.token_lifetime ?? state.lifetime;
 const server = createServer();
 await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
 const url = `http://127.0.0.1:${server.address().port}`;
-server.on('request', handle(provider(settings.public_url ?? url, settings)));
+const instance = provider(settings.public_url ?? url, settings);
+server.on('connection', (socket) => sockets.push(socket));
+server.on('request', handle(instance.callback()));
 say({ url });
 
 for (;;) {
   const { value, done } = await lines.next();
   if (done) break;
   const command = JSON.parse(value);
-  say(COMMANDS[command.do](command));
+  say(await COMMANDS[command.do](command));
 }
 process.exit(0);

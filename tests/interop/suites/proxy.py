@@ -128,7 +128,7 @@ class Proxy(Suite):
     @contextlib.contextmanager
     def agent(self, plane="", more="", **options):
         """A daemon; afterwards the proxy's password must be in nothing that it wrote or said."""
-        with Agent(self.world, self.plane, self.key, more, plane, loopback=False, **options) as agent:
+        with Agent(self.world, self.plane, self.key, more, control_plane=plane, loopback=False, **options) as agent:
             yield agent
         texts = [agent.log.read_text(errors="replace"), *agent.seen]
         needles = forms(self.password) | forms(f"{USER}:{self.password}")
