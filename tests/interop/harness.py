@@ -244,6 +244,7 @@ class World:
             ("tinyproxy", self.which("tinyproxy"), "no tinyproxy (Debian package tinyproxy-bin)"),
             ("own network", self.own_network(), "not root with `ip` and `unshare`, or namespaces are not allowed here"),
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),
+            ("root", os.geteuid() == 0, "not run as root"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
             if not there:

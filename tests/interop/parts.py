@@ -161,6 +161,7 @@ class ControlPlane:
 
     def accept_only(self, token):
         self.part.ask({"do": "token", "token": token})
+        self.token = token
         self.world.secrets.add(token)
 
     def stats(self):

@@ -2,12 +2,20 @@
 
 import secrets
 import signal
+import time
 
 from agent import Agent, Key
+from front import Front
 from harness import Suite, expect, wait_until
 from parts import ControlPlane, Issuer
 
 HOST = "outage.example.test"
+# Twelve seconds each of five ways to be down.
+OUTAGE_SECONDS = 12
+LOOKUP_SECONDS = 0.2
+# With a poll each second the pause after a failure is 0.75 s at the least.
+CALLS_PER_SECOND = 1 / 0.75
+SLACK = 4
 
 
 class Outages(Suite):
@@ -44,7 +52,7 @@ class Outages(Suite):
         expect(stats["issued"] >= 1 and stats["discovery"] >= 1, f"the issuer saw {stats}")
 
     def case_a_failing_control_plane_leaves_the_last_list(self):
-        for how in ("unavailable", "internal", "permission_denied", "html"):
+        for how in ("internal", "permission_denied"):
             before = self.plane.stats()["calls"]["ListSCMIntegrations"]
             self.plane.fail(how, times=2)
             status = self.agent.wait_for(self.failures, f"{how}: no failure counted")
@@ -76,6 +84,49 @@ class Outages(Suite):
         self.agent.password(HOST)
         self.issuer.ask({"do": "fail", "times": 0, "status": 503})
         wait_until(lambda: self.agent.ask(protocol="https", host="sick.example.test")[0].get("password"), "no token afterwards", 60)
+
+    def case_a_minute_of_every_outage_fails_no_lookup(self):
+        front = self.stack.enter_context(Front(self.world, self.plane.port))
+        agent = Agent(self.world, self.plane, self.key, control_plane=f'ca_file = "{front.ca_file}"\n', url=front.url)
+        self.stack.enter_context(agent)
+        agent.wait_secrets(self.row["id"])
+        agent.password(HOST)
+        outages = [
+            ("429", lambda: self.plane.fail("resource_exhausted", times=1_000_000), lambda: self.plane.fail("", times=0)),
+            ("503", lambda: self.plane.fail("unavailable", times=1_000_000), lambda: self.plane.fail("", times=0)),
+            ("reset", lambda: front.set("reset"), lambda: front.set("pass")),
+            ("HTML", lambda: self.plane.fail("html", times=1_000_000), lambda: self.plane.fail("", times=0)),
+            ("certificate", lambda: front.set("certificate"), lambda: front.set("pass")),
+        ]
+        # The suite's own daemon would be counted too.
+        self.agent.quit()
+        for name, begin, end in outages:
+            agent.wait_for(lambda status: not self.failures(status), f"{name}: it is not well before")
+            connections, lists, lookups, failed = front.connections, self.list_calls(), 0, 0
+            begin()
+            until = time.monotonic() + OUTAGE_SECONDS
+            while time.monotonic() < until:
+                due = time.monotonic() + LOOKUP_SECONDS
+                lookups += 1
+                failed += "password" not in agent.ask(protocol="https", host=HOST)[0]
+                time.sleep(max(0, due - time.monotonic()))
+            status = agent.status()
+            calls, lists = front.connections - connections, self.list_calls() - lists
+            end()
+            print(f"    {name}: {failed} of {lookups} lookups failed, {calls} calls, {lists} of them for the list", flush=True)
+            expect(failed == 0, f"{name}: {failed} of {lookups} lookups failed")
+            expect(self.failures(status) and status["degraded"], f"{name}: the status shows no failure")
+            most = OUTAGE_SECONDS * CALLS_PER_SECOND + SLACK
+            expect(0 < calls and lists <= most, f"{name}: {lists} fetches, of {most:.0f} at the most")
+            # The list, the watch and the registered key: none may be asked for more often than the list.
+            expect(calls <= 2 * most, f"{name}: {calls} calls")
+        agent.wait_for(lambda status: not self.failures(status), "it does not recover")
+        expect(agent.quit()[0] == 0, "it does not end well")
+        self.agent = self.stack.enter_context(Agent(self.world, self.plane, self.key, directory=self.agent.dir))
+        self.agent.wait_secrets(self.row["id"])
+
+    def list_calls(self):
+        return self.plane.stats()["calls"]["ListSCMIntegrations"]
 
     def case_a_second_daemon_leaves_the_first_ones_socket(self):
         argv = [self.world.bin_dir / "scm-agent", "run", "--config", self.agent.config]
