@@ -209,7 +209,7 @@ class Watch(Suite):
 
     @staticmethod
     def says_that_it_polls(line):
-        return (" INFO " in line or " WARN " in line) and "poll" in line and ("event" in line or "watch" in line)
+        return (" INFO " in line or " WARN " in line) and "polled" in line
 
     def case_all_that_gave_the_daemon_no_trouble(self):
         self.agent.check_alive()
