@@ -7,7 +7,7 @@ import random
 import signal
 import time
 
-from agent import Agent, Key, forms
+from agent import Agent, Key, brief, forms
 from harness import Suite, expect, wait_until
 from parts import ControlPlane, Issuer
 
@@ -144,7 +144,7 @@ class Restart(Suite):
             status = self.agent.wait_for(lambda status: status["integrations"], f"after kill {number + 1} there is no list")
             held = {one["id"] for one in status["integrations"]}
             expect(wanted <= held, f"after kill {number + 1} it holds {len(held)}")
-            expect(self.is_stale(status), f"after kill {number + 1} the list is not from the disk")
+            expect(self.is_stale(status), f"after kill {number + 1} the list is not from the disk: {brief(status)}")
             expect(self.damaged() == before, f"after kill {number + 1}: {self.damaged()}")
             self.plane.fail("unavailable", times=0)
             self.agent.wait_for(lambda status: not self.is_stale(status), f"after kill {number + 1} it stays stale")
