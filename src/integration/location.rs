@@ -5,7 +5,6 @@
 //! first.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use super::host::{self, HostError};
 use super::path::{self, PathError, Segment};
@@ -238,23 +237,13 @@ impl HostPattern {
         self.prefix.len()
     }
 
-    /// The place of the gists of a GitHub that is covered whole; `None` for an address, and below a path.
-    pub(super) fn gists(&self) -> Option<Self> {
-        let (host, port) = &self.key;
-        let is_address = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
-        if is_address || host.starts_with("gist.") || !self.prefix.is_empty() {
-            return None;
-        }
-        Some(Self { key: (format!("gist.{host}"), *port), prefix: Vec::new(), ignores_case: false })
-    }
-
     pub(super) fn key(&self) -> &(String, u16) {
         &self.key
     }
 
-    /// The segments, in lower case if case is ignored.
-    pub(super) fn prefix(&self) -> &[Segment] {
-        &self.prefix
+    /// The segments with a slash between two, in lower case if case is ignored.
+    pub(super) fn prefix(&self) -> Box<[u8]> {
+        path::join(&self.prefix).into()
     }
 
     pub(super) fn ignores_case(&self) -> bool {

@@ -51,6 +51,11 @@ pub fn parse(raw: &[u8]) -> Result<Vec<Segment>, PathError> {
     Ok(segments)
 }
 
+/// Puts segments together with a slash between two. No segment has one, so different segments stay different.
+pub(super) fn join(segments: &[Segment]) -> Vec<u8> {
+    segments.join(&b'/')
+}
+
 /// Whether three bytes are an escape that a caller or server may decode into a dot, a separator or another escape.
 fn hides_a_separator(window: &[u8]) -> bool {
     let &[b'%', high, low] = window else { return false };

@@ -4,10 +4,11 @@
 //! does: a failed clone is better than another organisation's token.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::location::{HostPattern, Location, Place, is_azure_devops};
-use super::path::Segment;
+use super::path;
 use super::source::{IntegrationList, RejectedIntegration};
 use super::{ScmId, ScmIntegration};
 
@@ -31,13 +32,21 @@ pub enum Lookup {
     None,
 }
 
-/// The integrations on one host and port.
+/// The integrations on one host and port. Kept small, since each of thousands of integrations may have a host of its own.
 #[derive(Debug, Default)]
 struct Host {
-    exact: HashMap<Box<[Segment]>, Vec<Arc<ScmIntegration>>>,
+    /// Those that cover it whole.
+    whole: Vec<Arc<ScmIntegration>>,
+    /// Those that cover paths on it.
+    paths: Option<Box<Paths>>,
+}
+
+/// The integrations on a host by the prefix that they cover: at least one segment, with a slash between two, which no segment has.
+#[derive(Debug, Default)]
+struct Paths {
+    exact: HashMap<Box<[u8]>, Vec<Arc<ScmIntegration>>>,
     /// Those whose prefix ignores case, under its lower case.
-    folded: HashMap<Box<[Segment]>, Vec<Arc<ScmIntegration>>>,
-    all: Vec<(HostPattern, Arc<ScmIntegration>)>,
+    folded: HashMap<Box<[u8]>, Vec<Arc<ScmIntegration>>>,
     deepest: usize,
 }
 
@@ -48,7 +57,6 @@ impl IntegrationRegistry {
         let IntegrationList { integrations, rejected } = list;
         let positions = positions(&rejected);
         let mut registry = Self { rejected, ..Self::default() };
-        let mut gists = Vec::new();
         let contested = contested_ids(&integrations);
         for (position, integration) in positions.zip(integrations) {
             if contested.contains(&integration.id) {
@@ -69,13 +77,7 @@ impl IntegrationRegistry {
             let integration = Arc::new(integration);
             registry.by_id.insert(integration.id.clone(), registry.integrations.len());
             registry.integrations.push(Arc::clone(&integration));
-            gists.extend(gist_pattern(&pattern, &integration));
-            registry.hosts.entry(pattern.key().clone()).or_default().insert(pattern, integration);
-        }
-        // A host that is registered itself is never taken for another one's gists.
-        gists.retain(|(pattern, _)| !registry.hosts.contains_key(pattern.key()));
-        for (pattern, integration) in gists {
-            registry.hosts.entry(pattern.key().clone()).or_default().insert(pattern, integration);
+            registry.hosts.entry(pattern.key().clone()).or_default().insert(&pattern, integration);
         }
         registry
     }
@@ -87,7 +89,8 @@ impl IntegrationRegistry {
     #[must_use]
     pub fn for_host(&self, location: &Location) -> Lookup {
         let place = location.place();
-        let Some(host) = self.hosts.get(&place.key) else { return Lookup::None };
+        // A host that is registered itself is never taken for another one's gists.
+        let Some(host) = self.hosts.get(&place.key) else { return self.for_gists(place) };
         let covering = host.covering(place);
         let below = if place.complete { Vec::new() } else { host.below(place) };
         if below.is_empty() || (covering.len() == 1 && is_azure_devops(&place.key)) {
@@ -114,45 +117,68 @@ impl IntegrationRegistry {
         &self.rejected
     }
 
+    /// GitHub serves gists from a host of their own, with the same credential: where it is covered whole, and goes by a name.
+    fn for_gists(&self, place: &Place) -> Lookup {
+        let (host, port) = &place.key;
+        let named = |host: &&str| !host.starts_with("gist.") && host.parse::<Ipv4Addr>().is_err();
+        let Some(github) = host.strip_prefix("gist.").filter(named) else { return Lookup::None };
+        let whole = self.hosts.get(&(github.to_owned(), *port)).map(|host| host.whole.as_slice()).unwrap_or_default();
+        verdict(whole.iter().filter(|integration| integration.scm_id == ScmId::GitHub).cloned().collect())
+    }
+
     fn reject(&mut self, id: String, position: usize, reason: String) {
         self.rejected.push(RejectedIntegration { id: Some(id), position, reason });
     }
 }
 
 impl Host {
-    fn insert(&mut self, pattern: HostPattern, integration: Arc<ScmIntegration>) {
-        self.deepest = self.deepest.max(pattern.depth());
-        let table = if pattern.ignores_case() { &mut self.folded } else { &mut self.exact };
-        table.entry(pattern.prefix().into()).or_default().push(Arc::clone(&integration));
-        self.all.push((pattern, integration));
+    fn insert(&mut self, pattern: &HostPattern, integration: Arc<ScmIntegration>) {
+        let sharing = if pattern.depth() == 0 { &mut self.whole } else { self.paths.get_or_insert_default().sharing(pattern) };
+        // Hardly ever do two share a place.
+        sharing.reserve_exact(1);
+        sharing.push(integration);
     }
 
     /// The integrations with the longest prefix of the place's segments; several when they share it.
     fn covering(&self, place: &Place) -> Vec<Arc<ScmIntegration>> {
-        let longest = place.segments.len().min(self.deepest);
-        for depth in (0..=longest).rev() {
-            let exact = self.exact.get(&place.segments[..depth]).into_iter().flatten();
-            let folded = self.folded.get(&place.folded[..depth]).into_iter().flatten();
-            let found: Vec<_> = exact.chain(folded).cloned().collect();
-            if !found.is_empty() {
-                return found;
-            }
-        }
-        Vec::new()
+        self.paths.as_ref().and_then(|paths| paths.covering(place)).unwrap_or_else(|| self.whole.clone())
     }
 
     /// The integrations that could be meant when more segments follow than git told.
+    fn below(&self, place: &Place) -> Vec<Arc<ScmIntegration>> {
+        self.paths.as_ref().map(|paths| paths.below(place)).unwrap_or_default()
+    }
+}
+
+impl Paths {
+    /// Those with the prefix of a pattern.
+    fn sharing(&mut self, pattern: &HostPattern) -> &mut Vec<Arc<ScmIntegration>> {
+        self.deepest = self.deepest.max(pattern.depth());
+        let table = if pattern.ignores_case() { &mut self.folded } else { &mut self.exact };
+        table.entry(pattern.prefix()).or_default()
+    }
+
+    fn covering(&self, place: &Place) -> Option<Vec<Arc<ScmIntegration>>> {
+        let longest = place.segments.len().min(self.deepest);
+        (1..=longest).rev().find_map(|depth| {
+            let exact = self.exact.get(path::join(&place.segments[..depth]).as_slice()).into_iter().flatten();
+            let folded = self.folded.get(path::join(&place.folded[..depth]).as_slice()).into_iter().flatten();
+            let found: Vec<_> = exact.chain(folded).cloned().collect();
+            (!found.is_empty()).then_some(found)
+        })
+    }
+
     fn below(&self, place: &Place) -> Vec<Arc<ScmIntegration>> {
         let known = place.segments.len();
         // Spares the walk through thousands of organisations when git told which one.
         if self.deepest <= known {
             return Vec::new();
         }
-        let deeper = self.all.iter().filter(|(pattern, _)| {
-            let told = if pattern.ignores_case() { &place.folded } else { &place.segments };
-            pattern.depth() > known && pattern.prefix().starts_with(told)
-        });
-        deeper.map(|(_, integration)| Arc::clone(integration)).collect()
+        let is_below = |prefix: &[u8], told: &[u8]| known == 0 || prefix.strip_prefix(told).is_some_and(|rest| rest.starts_with(b"/"));
+        let (told, told_folded) = (path::join(&place.segments), path::join(&place.folded));
+        let exact = self.exact.iter().filter(|(prefix, _)| is_below(prefix, &told));
+        let folded = self.folded.iter().filter(|(prefix, _)| is_below(prefix, &told_folded));
+        exact.chain(folded).flat_map(|(_, integrations)| integrations).cloned().collect()
     }
 }
 
@@ -162,11 +188,6 @@ fn verdict(mut candidates: Vec<Arc<ScmIntegration>>) -> Lookup {
         return Lookup::Ambiguous(candidates);
     }
     candidates.pop().map_or(Lookup::None, Lookup::Match)
-}
-
-/// GitHub serves gists from a host of their own, with the same credential.
-fn gist_pattern(pattern: &HostPattern, integration: &Arc<ScmIntegration>) -> Option<(HostPattern, Arc<ScmIntegration>)> {
-    (integration.scm_id == ScmId::GitHub).then(|| pattern.gists()).flatten().map(|gists| (gists, Arc::clone(integration)))
 }
 
 /// The ids that entries share which are not the same.
