@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::connect::{self, Code, Refusal};
 use super::error::PagingError;
 use super::message::{self, ListReader};
-use super::{Error, MAX_INTEGRATIONS, MAX_PAGE_BYTES, TokenSource};
+use super::{Error, MAX_INTEGRATIONS, MAX_LIST_BYTES, MAX_PAGE_BYTES, TokenSource};
 use crate::http::{self, Reply, Request, host_and_port};
 use crate::integration::ScmIntegration;
 use crate::integration::source::{IntegrationList, IntegrationSource, RegisteredKeySource, SourceError};
@@ -131,12 +131,17 @@ impl ControlPlane {
         let mut reader = ListReader::new(Some(&self.runner_id), MAX_INTEGRATIONS);
         let mut seen = HashSet::new();
         let mut page_token = String::new();
+        let mut length = 0;
         for page in 1..=MAX_PAGES {
             let body = json!({
                 "pagination": { "pageSize": PAGE_SIZE, "token": page_token },
                 "filter": { "runnerIds": [self.runner_id] },
             });
             let reply = self.call(CONFIGURATION, "ListSCMIntegrations", &body, MAX_PAGE_BYTES).await?;
+            length += reply.body.len();
+            if length > MAX_LIST_BYTES {
+                return Err(paging(PagingError::TooLarge { limit: MAX_LIST_BYTES }));
+            }
             let next = reader.page(&reply.body).map_err(|source| Error::Reply { host: self.host.clone(), source })?;
             if next.is_empty() {
                 let list = reader.finish();
@@ -253,7 +258,7 @@ pub(super) fn authorization(token: &BearerToken) -> HeaderValue {
 /// Whether a reply has the form in which the control plane answers: plain and of the expected media type.
 pub(super) fn check_form(host: &str, status: u16, headers: &HeaderMap, media_type: &str, expected: &str) -> Result<(), Error> {
     let host = host.to_owned();
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    if headers.get_all(CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
         return Err(Error::Encoded { host, status });
     }
     if media_type != expected {

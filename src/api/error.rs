@@ -134,6 +134,12 @@ pub enum PagingError {
     /// A page token came back.
     #[error("goes round in circles: a page token came twice")]
     Repeats,
+    /// All pages together are too long.
+    #[error("is longer than {limit} bytes in all")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
     /// All pages together took too long.
     #[error("took longer than {limit:?} in all")]
     TooLong {

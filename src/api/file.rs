@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::bounded_file::{self, Access};
 use super::followed_file::FollowedFile;
 use super::message::ListReader;
-use super::{Error, MAX_INTEGRATIONS, MAX_PAGE_BYTES};
+use super::{Error, MAX_FILE_BYTES, MAX_INTEGRATIONS};
 use crate::integration::source::{IntegrationList, IntegrationSource, SourceError};
 
 /// A saved reply, read again at each fetch.
@@ -31,7 +31,7 @@ impl IntegrationFile {
         self.file.note();
         let path = || self.file.path().to_owned();
         let content =
-            bounded_file::read(self.file.path(), MAX_PAGE_BYTES, Access::Any).map_err(|source| Error::File { path: path(), source })?;
+            bounded_file::read(self.file.path(), MAX_FILE_BYTES, Access::Any).map_err(|source| Error::File { path: path(), source })?;
         let mut reader = ListReader::new(None, MAX_INTEGRATIONS);
         let next_token = reader.page(&content).map_err(|source| Error::FileContent { path: path(), source })?;
         if next_token.is_empty() { Ok(reader.finish()) } else { Err(Error::FileIncomplete { path: path() }) }

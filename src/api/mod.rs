@@ -28,5 +28,13 @@ pub use watch::EventStream;
 /// The most integrations that a runner may have.
 pub const MAX_INTEGRATIONS: usize = 5_000;
 
-/// The longest page of a list, and the longest saved reply, in bytes.
-pub const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// The longest saved reply in bytes.
+pub const MAX_FILE_BYTES: usize = 8 * 1024 * 1024;
+
+/// The longest list in bytes, all its pages together: [`MAX_INTEGRATIONS`] of 600 bytes, which is more than one takes with a secret
+/// for an X25519 key, or 4,000 with secrets for an RSA-2048 key. A list takes two to three times its length in memory, and the list
+/// of before is still there while the next is read.
+pub const MAX_LIST_BYTES: usize = 3 * 1024 * 1024;
+
+/// The longest page of a list in bytes. A page has a hundred integrations, so this is 20 KiB for each.
+pub const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;

@@ -99,7 +99,8 @@ impl<'r> ListReader<'r> {
 
     fn element(&mut self, element: &RawValue) {
         let read = read_integration(element, self.runner_id).and_then(|integration| {
-            if self.ids.insert(integration.id.clone()) {
+            // A UUID in upper case is the same UUID.
+            if self.ids.insert(integration.id.to_ascii_lowercase()) {
                 Ok(integration)
             } else {
                 Err((Some(integration.id), "id is that of an earlier integration in the list".to_owned()))

@@ -1,6 +1,6 @@
 //! The file source.
 
-use scm_agent::api::{IntegrationFile, MAX_PAGE_BYTES};
+use scm_agent::api::{IntegrationFile, MAX_FILE_BYTES};
 use scm_agent::integration::source::{IntegrationSource, SourceErrorKind};
 use serde_json::json;
 
@@ -57,8 +57,8 @@ async fn one_page_of_several_is_not_taken_for_the_list() {
 
 #[tokio::test]
 async fn a_file_that_is_too_long_missing_or_no_file_is_refused() {
-    let message = outcome(&vec![b' '; MAX_PAGE_BYTES + 1]).await.unwrap_err();
-    assert_eq!(message, format!("cannot use the integrations file FILE: it is longer than {MAX_PAGE_BYTES} bytes"));
+    let message = outcome(&vec![b' '; MAX_FILE_BYTES + 1]).await.unwrap_err();
+    assert_eq!(message, format!("cannot use the integrations file FILE: it is longer than {MAX_FILE_BYTES} bytes"));
     let error = IntegrationFile::new("/nonexistent/list.json").fetch().await.unwrap_err();
     assert!(error.message.starts_with("cannot use the integrations file /nonexistent/list.json: it cannot be read: "), "{error}");
     let folder = tempfile::tempdir().unwrap();
