@@ -15,12 +15,12 @@ use crate::support::control_plane::FakeControlPlane;
 use crate::support::http::Answer;
 
 mod file;
-mod hostile;
+pub(crate) mod hostile;
 mod list;
 mod refusals;
 mod watch;
 
-const RUNNER: &str = "0191e2d3-0000-7000-8000-00000000000a";
+pub(crate) const RUNNER: &str = "0191e2d3-0000-7000-8000-00000000000a";
 const TOKEN: &str = "ona_Canary7f3a9c0123456789abcdef";
 
 /// A client that talks to loopback and waits long enough for any machine.

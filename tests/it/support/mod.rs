@@ -3,6 +3,7 @@
 pub mod control_plane;
 pub mod daemon;
 pub mod git_host;
+pub mod hostile;
 pub mod http;
 pub mod issuer;
 pub mod memory;

@@ -1,5 +1,9 @@
 //! Replies that nobody honest would send: each one is an error, soon, and never half a list.
 
+mod matrix;
+pub(crate) mod rows;
+mod truncation;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -46,29 +50,6 @@ async fn pour(mut stream: TcpStream, head: &str, piece: &[u8], written: Arc<Atom
     while stream.write_all(piece).await.is_ok() {
         written.fetch_add(piece.len(), Ordering::SeqCst);
     }
-}
-
-#[tokio::test]
-async fn a_reply_cut_off_at_any_byte_is_an_error() {
-    let mut all = integrations(3);
-    all[1]["host"] = json!("ünicode.example");
-    let whole = json!({ "integrations": all, "pagination": {} }).to_string().into_bytes();
-    let cut = Arc::new(AtomicUsize::new(0));
-    let (body, at) = (whole.clone(), Arc::clone(&cut));
-    let server = FakeServer::start(move |_| {
-        let answer = Answer::new(200, "application/json", &body[..at.load(Ordering::SeqCst)]);
-        async move { answer }
-    })
-    .await;
-    let client = client(&server.url("/api"));
-    for length in 0..whole.len() {
-        cut.store(length, Ordering::SeqCst);
-        let result = client.list_scm_integrations().await;
-        assert!(matches!(result, Err(Error::Reply { .. })), "{length} bytes of {}: {result:?}", whole.len());
-    }
-    cut.store(whole.len(), Ordering::SeqCst);
-    let list = client.list_scm_integrations().await.unwrap();
-    assert_eq!((list.integrations.len(), list.rejected.len()), (2, 1));
 }
 
 #[tokio::test]
