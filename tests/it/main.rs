@@ -10,6 +10,7 @@ mod doctor;
 mod flow;
 mod git;
 mod helper;
+mod hostile_memory;
 mod http;
 mod integration;
 mod key;

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Published, TrustError};
+use super::{Published, SyncState, TrustError};
 use crate::clock::Clock;
 use crate::integration::diff::diff;
 use crate::integration::pins::{Admission, Pins, Quarantine, Quarantined};
@@ -101,15 +101,16 @@ impl Ledger {
         let admission = self.admit(&mut entries.pins, &list);
         entries.list = Some(list);
         let age = self.clock.now().duration_since(confirmed_at).unwrap_or_default().as_secs();
-        self.publish_list(admission, |old, new, quarantine| {
+        let log = |old: &Published, new: &IntegrationRegistry, quarantine: &Quarantine| {
             let (usable, quarantined) = (new.integrations().len(), quarantine.entries().len());
             info!(source = self.source, usable, quarantined, age_seconds = age, "serving the kept list until the source answers");
             log_quarantine(old, quarantine);
             true
-        });
-        self.publish.send_modify(|published| {
-            published.state.from_snapshot = true;
-            published.state.last_success = Some(confirmed_at);
+        };
+        // Together, so that nobody takes it for a list that just came.
+        self.publish_list(admission, log, |state| {
+            state.from_snapshot = true;
+            state.last_success = Some(confirmed_at);
         });
         true
     }
@@ -135,10 +136,11 @@ impl Ledger {
             let admission = self.admit(&mut entries.pins, &list);
             entries.list = Some(list);
             entries.revision += 1;
-            self.publish_list(admission, |old, new, quarantine| {
+            let log = |old: &Published, new: &IntegrationRegistry, quarantine: &Quarantine| {
                 log_quarantine(old, quarantine);
                 self.log_list(is_first, &old.registry, new)
-            });
+            };
+            self.publish_list(admission, log, |_| {});
         } else if is_first {
             // The same list again costs nothing.
             let registry = Arc::clone(&self.publish.borrow().registry);
@@ -203,7 +205,7 @@ impl Ledger {
         *revision += 1;
         if let Some(list) = list {
             let admission = self.admit(pins, list);
-            self.publish_list(admission, |old, new, _| self.log_list(false, &old.registry, new));
+            self.publish_list(admission, |old, new, _| self.log_list(false, &old.registry, new), |_| {});
         }
     }
 
@@ -261,8 +263,13 @@ impl Ledger {
     }
 
     /// Publishes what was admitted, under the lock of the entries, so that the newest comes last; `log` says whether the registry is
-    /// another than before.
-    fn publish_list(&self, admission: Admission, log: impl FnOnce(&Published, &IntegrationRegistry, &Quarantine) -> bool) {
+    /// another than before, and `note` changes the state along with it.
+    fn publish_list(
+        &self,
+        admission: Admission,
+        log: impl FnOnce(&Published, &IntegrationRegistry, &Quarantine) -> bool,
+        note: impl FnOnce(&mut SyncState),
+    ) {
         let Admission { list, quarantined } = admission;
         let (registry, quarantine) = (IntegrationRegistry::new(list), Quarantine::new(quarantined));
         let old = self.publish.borrow().clone();
@@ -274,6 +281,7 @@ impl Ledger {
             if old.quarantine.entries() != quarantine.entries() {
                 published.quarantine = Arc::new(quarantine);
             }
+            note(&mut published.state);
         });
     }
 

@@ -1,5 +1,6 @@
 //! Tests of `integration`.
 
+mod day;
 mod kept;
 mod lookalikes;
 mod matching;
