@@ -237,7 +237,10 @@ fn registry(size: usize) -> IntegrationRegistry {
         runner_id: RUNNER.to_owned(),
         virtual_directory: String::new(),
     };
-    let registry = IntegrationRegistry::new(IntegrationList { integrations: (0..size).map(integration).collect(), rejected: Vec::new() });
+    let registry = IntegrationRegistry::new(IntegrationList {
+        integrations: (0..size).map(|number| std::sync::Arc::new(integration(number))).collect(),
+        rejected: Vec::new(),
+    });
     assert_eq!(registry.integrations().len(), size);
     registry
 }

@@ -52,7 +52,7 @@ impl SnapshotStore for KeptList {
         file.load(&self.keys()).map_err(|error| StoreError { damaged: !matches!(error, LoadError::Io { .. }), message: error.to_string() })
     }
 
-    fn save(&self, snapshot: &[u8]) -> Result<(), StoreError> {
+    fn save(&self, snapshot: Vec<u8>) -> Result<(), StoreError> {
         self.file()?.save(&self.keys(), snapshot).map_err(|error| StoreError { damaged: false, message: error.to_string() })
     }
 

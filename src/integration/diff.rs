@@ -100,7 +100,10 @@ mod tests {
             position,
             reason: "host is missing".to_owned(),
         });
-        IntegrationRegistry::new(IntegrationList { integrations: integrations.to_vec(), rejected: rejected.collect() })
+        IntegrationRegistry::new(IntegrationList {
+            integrations: integrations.iter().cloned().map(std::sync::Arc::new).collect(),
+            rejected: rejected.collect(),
+        })
     }
 
     fn ids(ids: &[&str]) -> Vec<String> {

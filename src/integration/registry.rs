@@ -60,7 +60,7 @@ impl IntegrationRegistry {
         let contested = contested_ids(&integrations);
         for (position, integration) in positions.zip(integrations) {
             if contested.contains(&integration.id) {
-                registry.reject(integration.id, position, "another integration has the same id".to_owned());
+                registry.reject(integration.id.clone(), position, "another integration has the same id".to_owned());
                 continue;
             }
             if registry.by_id.contains_key(&integration.id) {
@@ -70,11 +70,10 @@ impl IntegrationRegistry {
             let pattern = match HostPattern::parse(&integration) {
                 Ok(pattern) => pattern,
                 Err(error) => {
-                    registry.reject(integration.id, position, error.to_string());
+                    registry.reject(integration.id.clone(), position, error.to_string());
                     continue;
                 }
             };
-            let integration = Arc::new(integration);
             registry.by_id.insert(integration.id.clone(), registry.integrations.len());
             registry.integrations.push(Arc::clone(&integration));
             registry.hosts.entry(pattern.key().clone()).or_default().insert(&pattern, integration);
@@ -191,7 +190,7 @@ fn verdict(mut candidates: Vec<Arc<ScmIntegration>>) -> Lookup {
 }
 
 /// The ids that entries share which are not the same.
-fn contested_ids(integrations: &[ScmIntegration]) -> HashSet<String> {
+fn contested_ids(integrations: &[Arc<ScmIntegration>]) -> HashSet<String> {
     let mut first = HashMap::with_capacity(integrations.len());
     integrations
         .iter()

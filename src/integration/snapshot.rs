@@ -3,13 +3,15 @@
 //! Secrets are in it as the control plane sent them, as ciphertexts. The store proves that nobody else wrote the bytes, so
 //! reading them back is strict: anything that does not fit is damage.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::pins::{Pins, Seal, Use};
@@ -28,7 +30,7 @@ pub trait SnapshotStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] when it could not be made durable.
-    fn save(&self, snapshot: &[u8]) -> Result<(), StoreError>;
+    fn save(&self, snapshot: Vec<u8>) -> Result<(), StoreError>;
 
     /// Moves what cannot be used out of the way without deleting it; where to.
     ///
@@ -70,30 +72,44 @@ pub struct SnapshotError {
     pub column: usize,
 }
 
+/// Room that is left at the end of the bytes, for a store that seals them in place.
+const SPARE_BYTES: usize = 256;
+
 impl Snapshot {
     /// The bytes to keep.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { confirmed_at, list, pins, scope } = self;
-        let mut seals: Vec<(&[u8; 32], &Seal)> = pins.seals.iter().collect();
-        seals.sort_by_key(|(_, seal)| seal.since);
+        Self::write(*confirmed_at, list, pins, scope)
+    }
+
+    /// The bytes of a snapshot that is made of these parts.
+    #[must_use]
+    pub fn write(confirmed_at: SystemTime, list: &IntegrationList, pins: &Pins, scope: &str) -> Vec<u8> {
+        let mut seals: Vec<SealEntry<'_>> = pins.seals.iter().map(|(digest, seal)| SealEntry::of(digest, seal)).collect();
+        seals.sort_unstable_by_key(|seal| seal.since);
         let document = Document {
             confirmed_at: confirmed_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            scope: scope.clone(),
-            integrations: list.integrations.iter().map(Entry::of).collect(),
+            scope: Cow::Borrowed(scope),
+            integrations: list.integrations.iter().map(|integration| Entry::of(integration)).collect(),
             rejected: list.rejected.iter().map(Rejected::of).collect(),
-            seals: seals.into_iter().map(|(digest, seal)| SealEntry::of(digest, seal)).collect(),
+            seals,
             // Most definitions in force are the listed ones, which are trusted again when the list is read.
             trusted: {
-                let listed: HashMap<&str, &ScmIntegration> = list.integrations.iter().map(|entry| (entry.id.as_str(), entry)).collect();
+                let listed: HashMap<&str, &ScmIntegration> = list.integrations.iter().map(|entry| (entry.id.as_str(), &**entry)).collect();
                 let other = pins.trusted.values().filter(|trusted| listed.get(trusted.id.as_str()) != Some(&&***trusted));
-                let mut other: Vec<Entry> = other.map(|trusted| Entry::of(trusted)).collect();
+                let mut other: Vec<Entry<'_>> = other.map(|trusted| Entry::of(trusted)).collect();
                 other.sort_by(|a, b| a.id.cmp(&b.id));
                 other
             },
         };
-        // Cannot fail: the keys are text, and nothing in it refuses to be written.
-        serde_json::to_vec(&document).unwrap_or_default()
+        // Counted first and allocated once: the bytes can be megabytes, and growing doubles them.
+        let mut size = Counter(SPARE_BYTES);
+        // Neither call can fail: the keys are text, nothing refuses to be written, and neither writer does.
+        let _ = serde_json::to_writer(&mut size, &document);
+        let mut bytes = Vec::with_capacity(size.0);
+        let _ = serde_json::to_writer(&mut bytes, &document);
+        bytes
     }
 
     /// Reads what [`Snapshot::to_bytes`] wrote.
@@ -101,12 +117,12 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError`], which tells where and never what.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let document: Document =
+        let document: Document<'_> =
             serde_json::from_slice(bytes).map_err(|error| SnapshotError { line: error.line(), column: error.column() })?;
         let Document { confirmed_at, scope, integrations, rejected, seals, trusted } = document;
         let misfit = SnapshotError { line: 0, column: 0 };
         let list = IntegrationList {
-            integrations: integrations.into_iter().map(Entry::into_integration).collect::<Option<_>>().ok_or(misfit)?,
+            integrations: integrations.into_iter().map(|entry| Arc::new(entry.into_integration())).collect(),
             rejected: rejected.into_iter().map(Rejected::into_rejected).collect(),
         };
         let mut pins = Pins { seen: seals.iter().map(|seal| seal.since).max().unwrap_or_default(), ..Pins::default() };
@@ -115,131 +131,188 @@ impl Snapshot {
             pins.seals.insert(digest, seal);
         }
         for entry in trusted {
-            let integration = entry.into_integration().ok_or(misfit)?;
+            let integration = entry.into_integration();
             pins.trusted.insert(integration.id.clone(), Arc::new(integration));
         }
         let confirmed_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(confirmed_at)).ok_or(misfit)?;
-        Ok(Self { confirmed_at, list, pins, scope })
+        Ok(Self { confirmed_at, list, pins, scope: scope.into_owned() })
+    }
+}
+
+/// Counts what is written to it.
+struct Counter(usize);
+
+impl std::io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct Document<'a> {
     confirmed_at: u64,
-    scope: String,
-    integrations: Vec<Entry>,
-    rejected: Vec<Rejected>,
-    seals: Vec<SealEntry>,
-    trusted: Vec<Entry>,
+    scope: Cow<'a, str>,
+    #[serde(borrow)]
+    integrations: Vec<Entry<'a>>,
+    #[serde(borrow)]
+    rejected: Vec<Rejected<'a>>,
+    #[serde(borrow)]
+    seals: Vec<SealEntry<'a>>,
+    #[serde(borrow)]
+    trusted: Vec<Entry<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
-    id: String,
-    scm_id: String,
-    host: String,
-    oauth: Option<App>,
+struct Entry<'a> {
+    id: Cow<'a, str>,
+    scm_id: Cow<'a, str>,
+    host: Cow<'a, str>,
+    #[serde(borrow)]
+    oauth: Option<App<'a>>,
     pat: bool,
-    runner_id: String,
-    virtual_directory: String,
+    runner_id: Cow<'a, str>,
+    virtual_directory: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct App {
-    client_id: String,
-    encrypted_client_secret: String,
-    issuer_url: Option<String>,
+struct App<'a> {
+    client_id: Cow<'a, str>,
+    encrypted_client_secret: Bytes<'a>,
+    issuer_url: Option<Cow<'a, str>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Rejected {
-    id: Option<String>,
+struct Rejected<'a> {
+    id: Option<Cow<'a, str>>,
     position: usize,
-    reason: String,
+    reason: Cow<'a, str>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SealEntry {
-    digest: String,
+struct SealEntry<'a> {
+    digest: Bytes<'a>,
     since: u64,
-    uses: Vec<UseEntry>,
+    #[serde(borrow)]
+    uses: Vec<UseEntry<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct UseEntry {
-    integration_id: String,
-    scm_id: String,
-    host: String,
-    virtual_directory: String,
-    client_id: String,
-    issuer_url: String,
+struct UseEntry<'a> {
+    integration_id: Cow<'a, str>,
+    scm_id: Cow<'a, str>,
+    host: Cow<'a, str>,
+    virtual_directory: Cow<'a, str>,
+    client_id: Cow<'a, str>,
+    issuer_url: Cow<'a, str>,
 }
 
-impl Entry {
-    fn of(integration: &ScmIntegration) -> Self {
+/// Bytes, as base64 in the document.
+struct Bytes<'a>(Cow<'a, [u8]>);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(&self.0, &STANDARD))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes<'_> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text.as_bytes()).map_err(|_| serde::de::Error::custom("not base64"))?;
+        Ok(Self(Cow::Owned(bytes)))
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn of(integration: &'a ScmIntegration) -> Self {
         let ScmIntegration { id, scm_id, host, oauth, pat, runner_id, virtual_directory } = integration;
         Self {
-            id: id.clone(),
-            scm_id: scm_id.as_str().to_owned(),
-            host: host.clone(),
+            id: Cow::Borrowed(id),
+            scm_id: Cow::Borrowed(scm_id.as_str()),
+            host: Cow::Borrowed(host),
             oauth: oauth.as_ref().map(|OAuthApp { client_id, encrypted_client_secret, issuer_url }| App {
-                client_id: client_id.clone(),
-                encrypted_client_secret: STANDARD.encode(encrypted_client_secret.as_bytes()),
-                issuer_url: issuer_url.clone(),
+                client_id: Cow::Borrowed(client_id),
+                encrypted_client_secret: Bytes(Cow::Borrowed(encrypted_client_secret.as_bytes())),
+                issuer_url: issuer_url.as_deref().map(Cow::Borrowed),
             }),
             pat: *pat,
-            runner_id: runner_id.clone(),
-            virtual_directory: virtual_directory.clone(),
+            runner_id: Cow::Borrowed(runner_id),
+            virtual_directory: Cow::Borrowed(virtual_directory),
         }
     }
 
-    fn into_integration(self) -> Option<ScmIntegration> {
+    fn into_integration(self) -> ScmIntegration {
         let Self { id, scm_id, host, oauth, pat, runner_id, virtual_directory } = self;
-        let oauth = match oauth {
-            None => None,
-            Some(App { client_id, encrypted_client_secret, issuer_url }) => {
-                let ciphertext = STANDARD.decode(encrypted_client_secret).ok()?;
-                Some(OAuthApp { client_id, encrypted_client_secret: EncryptedClientSecret::new(ciphertext), issuer_url })
-            }
-        };
-        Some(ScmIntegration { id, scm_id: ScmId::from(scm_id.as_str()), host, oauth, pat, runner_id, virtual_directory })
+        let oauth = oauth.map(|App { client_id, encrypted_client_secret: Bytes(ciphertext), issuer_url }| OAuthApp {
+            client_id: client_id.into_owned(),
+            encrypted_client_secret: EncryptedClientSecret::new(ciphertext.into_owned()),
+            issuer_url: issuer_url.map(Cow::into_owned),
+        });
+        ScmIntegration {
+            id: id.into_owned(),
+            scm_id: ScmId::from(&*scm_id),
+            host: host.into_owned(),
+            oauth,
+            pat,
+            runner_id: runner_id.into_owned(),
+            virtual_directory: virtual_directory.into_owned(),
+        }
     }
 }
 
-impl Rejected {
-    fn of(rejected: &RejectedIntegration) -> Self {
+impl<'a> Rejected<'a> {
+    fn of(rejected: &'a RejectedIntegration) -> Self {
         let RejectedIntegration { id, position, reason } = rejected;
-        Self { id: id.clone(), position: *position, reason: reason.clone() }
+        Self { id: id.as_deref().map(Cow::Borrowed), position: *position, reason: Cow::Borrowed(reason) }
     }
 
     fn into_rejected(self) -> RejectedIntegration {
         let Self { id, position, reason } = self;
-        RejectedIntegration { id, position, reason }
+        RejectedIntegration { id: id.map(Cow::into_owned), position, reason: reason.into_owned() }
     }
 }
 
-impl SealEntry {
-    fn of(digest: &[u8; 32], seal: &Seal) -> Self {
+impl<'a> SealEntry<'a> {
+    fn of(digest: &'a [u8; 32], seal: &'a Seal) -> Self {
         let uses = seal.uses.iter().map(|known| {
-            let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known.clone();
-            UseEntry { integration_id, scm_id, host, virtual_directory, client_id, issuer_url }
+            let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
+            UseEntry {
+                integration_id: Cow::Borrowed(integration_id),
+                scm_id: Cow::Borrowed(scm_id),
+                host: Cow::Borrowed(host),
+                virtual_directory: Cow::Borrowed(virtual_directory),
+                client_id: Cow::Borrowed(client_id),
+                issuer_url: Cow::Borrowed(issuer_url),
+            }
         });
-        Self { digest: STANDARD.encode(digest), since: seal.since, uses: uses.collect() }
+        Self { digest: Bytes(Cow::Borrowed(digest)), since: seal.since, uses: uses.collect() }
     }
 
     fn into_seal(self) -> Option<([u8; 32], Seal)> {
-        let Self { digest, since, uses } = self;
+        let Self { digest: Bytes(digest), since, uses } = self;
         let uses = uses.into_iter().map(|known| {
             let UseEntry { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
-            Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url }
+            Use {
+                integration_id: integration_id.into_owned(),
+                scm_id: scm_id.into_owned(),
+                host: host.into_owned(),
+                virtual_directory: virtual_directory.into_owned(),
+                client_id: client_id.into_owned(),
+                issuer_url: issuer_url.into_owned(),
+            }
         });
-        Some((STANDARD.decode(digest).ok()?.try_into().ok()?, Seal { since, uses: uses.collect() }))
+        Some(((*digest).try_into().ok()?, Seal { since, uses: uses.collect() }))
     }
 }
 
@@ -266,11 +339,11 @@ mod tests {
     fn snapshot() -> Snapshot {
         let mut pins = Pins::default();
         let first = [integration("a", Some(("client", Some("https://login.example.com")))), integration("b", Some(("\u{e9}", None)))];
-        pins.admit(IntegrationList { integrations: first.to_vec(), rejected: Vec::new() });
+        pins.admit(IntegrationList { integrations: first.iter().cloned().map(Arc::new).collect(), rejected: Vec::new() });
         let mut moved = first[1].clone();
         moved.host = "moved.example.com".to_owned();
         let list = IntegrationList {
-            integrations: vec![moved, integration("c", None)],
+            integrations: vec![Arc::new(moved), Arc::new(integration("c", None))],
             rejected: vec![RejectedIntegration { id: None, position: 7, reason: "host is missing".to_owned() }],
         };
         assert_eq!(pins.admit(list.clone()).quarantined.len(), 1);
@@ -302,7 +375,9 @@ mod tests {
         let canary = text.replace("\"scope\"", "\"canary\"");
         assert!(!Snapshot::from_bytes(canary.as_bytes()).unwrap_err().to_string().contains("canary"));
         let not_base64 = text.replace("\"encrypted_client_secret\":\"", "\"encrypted_client_secret\":\"!");
-        assert_eq!(Snapshot::from_bytes(not_base64.as_bytes()), Err(SnapshotError { line: 0, column: 0 }));
+        assert!(!Snapshot::from_bytes(not_base64.as_bytes()).unwrap_err().to_string().contains('!'));
+        let short = text.replacen("\"digest\":\"", "\"digest\":\"AAAA", 1);
+        assert_eq!(Snapshot::from_bytes(short.as_bytes()), Err(SnapshotError { line: 0, column: 0 }));
         let late = text.replace("1700000000", "18446744073709551615");
         assert_eq!(Snapshot::from_bytes(late.as_bytes()), Err(SnapshotError { line: 0, column: 0 }));
     }

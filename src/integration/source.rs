@@ -1,5 +1,6 @@
 //! Where lists of integrations and news of them come from: the traits that the `api` stage implements, and what it hands over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -9,8 +10,8 @@ use super::ScmIntegration;
 /// One complete list, as its source had it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IntegrationList {
-    /// The integrations that could be read, in the source's order.
-    pub integrations: Vec<ScmIntegration>,
+    /// The integrations that could be read, in the source's order. Whoever keeps some of them shares them.
+    pub integrations: Vec<Arc<ScmIntegration>>,
     /// Those that could not be used. They are named so that one bad entry is seen and does not cost the others.
     pub rejected: Vec<RejectedIntegration>,
 }

@@ -41,7 +41,8 @@ impl SealedFile {
     /// # Errors
     /// [`Error`], and then the old content is still there. Only if the last step fails, which writes the directory to disk, is the
     /// new one there already, and a power failure may take it back.
-    pub fn save(&self, keys: &StateKeys, plaintext: &[u8]) -> Result<(), Error> {
+    pub fn save(&self, keys: &StateKeys, plaintext: impl Into<Vec<u8>>) -> Result<(), Error> {
+        let plaintext = Zeroizing::new(plaintext.into());
         if plaintext.len() > MAX_PLAINTEXT_BYTES {
             return Err(Error::TooLarge { path: self.path(), limit: MAX_PLAINTEXT_BYTES });
         }

@@ -40,14 +40,20 @@ pub(super) enum Refusal {
 }
 
 /// Seals a content under a file's name: the whole file, unless the library refuses.
-pub(super) fn seal(key: &StateKey, name: &str, plaintext: &[u8]) -> Option<Vec<u8>> {
-    // Holds the plaintext until it is sealed in place.
-    let mut file = Zeroizing::new(Vec::with_capacity(plaintext.len() + OVERHEAD_BYTES));
-    file.extend_from_slice(MAGIC);
-    file.push(VERSION);
-    file.extend_from_slice(&id_of(key));
-    file.extend_from_slice(&[0; NONCE_LEN]);
-    file.extend_from_slice(plaintext);
+pub(super) fn seal(key: &StateKey, name: &str, plaintext: Zeroizing<Vec<u8>>) -> Option<Vec<u8>> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(MAGIC);
+    header.push(VERSION);
+    header.extend_from_slice(&id_of(key));
+    header.extend_from_slice(&[0; NONCE_LEN]);
+    // Sealed where it is: contents can be megabytes. One that has no room for it is copied, and the old place wiped.
+    let mut file = plaintext;
+    if file.capacity() - file.len() < OVERHEAD_BYTES {
+        let mut larger = Zeroizing::new(Vec::with_capacity(file.len() + OVERHEAD_BYTES));
+        larger.extend_from_slice(&file);
+        file = larger;
+    }
+    file.splice(..0, header);
     let (nonce, tag) =
         cipher(key)?.seal_in_place_separate_tag(Aad::from(associated_data(VERSION, name)), &mut file[HEADER_BYTES..]).ok()?;
     file[HEADER_BYTES - NONCE_LEN..HEADER_BYTES].copy_from_slice(nonce.as_ref());
@@ -112,7 +118,7 @@ mod tests {
     }
 
     fn sealed(byte: u8, name: &str) -> Vec<u8> {
-        seal(&StateKey::new(&[byte; StateKey::BYTES]), name, CONTENT).unwrap()
+        seal(&StateKey::new(&[byte; StateKey::BYTES]), name, Zeroizing::new(CONTENT.to_vec())).unwrap()
     }
 
     fn opened(keys: &StateKeys, name: &str, file: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -127,7 +133,7 @@ mod tests {
         for name in ["pins", "lis", "list ", ""] {
             assert_eq!(opened(&keys(&[1]), name, &file), Err(Refusal::Damaged), "{name}");
         }
-        let empty = seal(&StateKey::new(&[1; StateKey::BYTES]), "list", b"").unwrap();
+        let empty = seal(&StateKey::new(&[1; StateKey::BYTES]), "list", Zeroizing::default()).unwrap();
         assert_eq!(opened(&keys(&[1]), "list", &empty).unwrap(), b"");
     }
 

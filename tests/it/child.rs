@@ -47,7 +47,7 @@ fn saves_without_end() {
     let last = file.load(&keys).unwrap().map_or(0, |content| u64::from_le_bytes(*content.first_chunk().unwrap()));
     for generation in last + 1.. {
         let words = 1 + usize::try_from(generation.wrapping_mul(7919) % 20_000).unwrap();
-        file.save(&keys, &generation.to_le_bytes().repeat(words)).unwrap();
+        file.save(&keys, generation.to_le_bytes().repeat(words)).unwrap();
         println!("SAVED {generation}");
     }
 }
@@ -59,7 +59,7 @@ fn saves_too_much() {
     let keys = crate::state::keys(&[1]);
     let file = scm_agent::state::StateDir::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap().file("list");
     file.save(&keys, b"small").unwrap();
-    let report = scm_agent::error::Error::from(file.save(&keys, &[7; 100_000]).unwrap_err()).report();
+    let report = scm_agent::error::Error::from(file.save(&keys, [7; 100_000]).unwrap_err()).report();
     let content = file.load(&keys).unwrap().unwrap();
     for line in report.lines().chain([std::str::from_utf8(&content).unwrap()]) {
         println!("ANSWER {line}");

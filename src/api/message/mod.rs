@@ -4,6 +4,7 @@
 //! checked here. A bad one is set aside with the field's name; its neighbours are read all the same.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
@@ -107,7 +108,7 @@ impl<'r> ListReader<'r> {
             }
         });
         match read {
-            Ok(integration) => self.list.integrations.push(integration),
+            Ok(integration) => self.list.integrations.push(Arc::new(integration)),
             Err((id, reason)) => self.list.rejected.push(RejectedIntegration { id, position: self.position, reason }),
         }
     }

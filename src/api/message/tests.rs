@@ -54,7 +54,7 @@ fn every_field_is_read() {
         runner_id: RUNNER.into(),
         virtual_directory: "/tfs".into(),
     };
-    assert_eq!(list.integrations, [expected]);
+    assert_eq!(list.integrations, [Arc::new(expected)]);
 }
 
 #[test]

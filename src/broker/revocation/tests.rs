@@ -220,7 +220,8 @@ async fn only_what_the_list_has_no_more_is_lost() {
     let without_app = ScmIntegration { oauth: None, ..integration("without-app") };
     let moved = ScmIntegration { host: "moved.example.com".to_owned(), ..integration("moved") };
     let rejected = RejectedIntegration { id: Some("unreadable".to_owned()), position: 2, reason: "host is missing".to_owned() };
-    let list = IntegrationRegistry::new(IntegrationList { integrations: vec![without_app, moved], rejected: vec![rejected] });
+    let list =
+        IntegrationRegistry::new(IntegrationList { integrations: vec![Arc::new(without_app), Arc::new(moved)], rejected: vec![rejected] });
     let ids = ["gone", "moved", "unreadable", "without-app"].map(str::to_owned);
     let lost: Vec<String> = lost(dropped(ids).await, &list).map(|(key, _)| key.integration.id.clone()).collect();
     assert_eq!(lost, ["gone", "without-app"]);

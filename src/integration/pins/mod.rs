@@ -15,8 +15,9 @@ use super::registry::{IntegrationRegistry, Lookup};
 use super::source::IntegrationList;
 use super::{EncryptedClientSecret, ScmIntegration};
 
-/// How many ciphertexts are remembered beyond those of the current list. The oldest go first.
-const MAX_PAST_SEALS: usize = 10_000;
+/// How many ciphertexts are remembered beyond those of the current list, and how many bytes may be known of them. The oldest go first.
+const MAX_PAST_SEALS: usize = 5_000;
+const MAX_PAST_BYTES: usize = 2 * 1024 * 1024;
 
 /// How many things may be trusted of one ciphertext.
 const MAX_USES: usize = 16;
@@ -100,7 +101,8 @@ impl Pins {
         let listed: HashSet<&str> = integrations.iter().map(|integration| integration.id.as_str()).collect();
         let unreadable: HashSet<&str> = rejected.iter().filter_map(|entry| entry.id.as_deref()).collect();
         self.trusted.retain(|id, _| listed.contains(id.as_str()) || unreadable.contains(id.as_str()));
-        let current: HashSet<CiphertextDigest> = integrations.iter().filter_map(ciphertext).map(digest).collect();
+        let current: HashSet<CiphertextDigest> =
+            integrations.iter().filter_map(|integration| ciphertext(integration)).map(digest).collect();
         let (mut admitted, mut quarantined) = (Vec::with_capacity(integrations.len()), Vec::new());
         for integration in integrations {
             let changes = self.changes(&integration);
@@ -109,12 +111,13 @@ impl Pins {
                 admitted.push(integration);
                 continue;
             }
-            let trusted = self.trusted.get(&integration.id).map(|trusted| {
+            let trusted = self.trusted.get(&integration.id).map(|trusted| match trusted.pat && !integration.pat {
                 // A switch that is off now is off at once: taking something away needs nobody's trust.
-                Arc::new(ScmIntegration { pat: trusted.pat && integration.pat, ..ScmIntegration::clone(trusted) })
+                true => Arc::new(ScmIntegration { pat: false, ..ScmIntegration::clone(trusted) }),
+                false => Arc::clone(trusted),
             });
-            admitted.extend(trusted.as_deref().cloned());
-            quarantined.push(Quarantined { changes, change: fingerprint(&integration), proposed: Arc::new(integration), trusted });
+            admitted.extend(trusted.clone());
+            quarantined.push(Quarantined { changes, change: fingerprint(&integration), proposed: integration, trusted });
         }
         self.forget_oldest(&current);
         Admission { list: IntegrationList { integrations: admitted, rejected }, quarantined }
@@ -145,16 +148,14 @@ impl Pins {
         same_id.or(seal.uses.last()).map(|known| known.differences(&found)).unwrap_or_default()
     }
 
-    fn trust_definition(&mut self, integration: &ScmIntegration) {
+    fn trust_definition(&mut self, integration: &Arc<ScmIntegration>) {
         if let Some(secret) = ciphertext(integration) {
             let seal = self.seal(digest(secret));
             if seal.uses.is_empty() {
                 seal.uses.push(Use::of(integration));
             }
         }
-        if self.trusted.get(&integration.id).is_none_or(|trusted| **trusted != *integration) {
-            self.trusted.insert(integration.id.clone(), Arc::new(integration.clone()));
-        }
+        self.trusted.insert(integration.id.clone(), Arc::clone(integration));
     }
 
     fn seal(&mut self, digest: CiphertextDigest) -> &mut Seal {
@@ -168,13 +169,26 @@ impl Pins {
     fn forget_oldest(&mut self, current: &HashSet<CiphertextDigest>) {
         let in_force: HashSet<CiphertextDigest> = self.trusted.values().filter_map(|trusted| ciphertext(trusted)).map(digest).collect();
         let is_past = |digest: &CiphertextDigest| !current.contains(digest) && !in_force.contains(digest);
-        let mut past: Vec<(u64, CiphertextDigest)> =
-            self.seals.iter().filter(|(digest, _)| is_past(digest)).map(|(digest, seal)| (seal.since, *digest)).collect();
-        let Some(too_many) = past.len().checked_sub(MAX_PAST_SEALS).filter(|too_many| *too_many > 0) else { return };
-        past.sort_unstable();
-        for (_, digest) in &past[..too_many] {
-            self.seals.remove(digest);
+        let past = self.seals.iter().filter(|(digest, _)| is_past(digest));
+        let mut past: Vec<(u64, CiphertextDigest, usize)> = past.map(|(digest, seal)| (seal.since, *digest, seal.bytes())).collect();
+        past.sort_unstable_by_key(|(since, ..)| std::cmp::Reverse(*since));
+        let mut bytes = 0;
+        for (index, (_, digest, size)) in past.iter().enumerate() {
+            bytes += size;
+            if index >= MAX_PAST_SEALS || bytes > MAX_PAST_BYTES {
+                self.seals.remove(digest);
+            }
         }
+    }
+}
+
+impl Seal {
+    fn bytes(&self) -> usize {
+        let size = |known: &Use| {
+            let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
+            [integration_id, scm_id, host, virtual_directory, client_id, issuer_url].iter().map(|text| text.len()).sum::<usize>()
+        };
+        self.uses.iter().map(size).sum()
     }
 }
 
@@ -211,7 +225,7 @@ impl Quarantine {
     /// Arranges what is held back.
     #[must_use]
     pub fn new(entries: Vec<Quarantined>) -> Self {
-        let waiting = entries.iter().filter(|entry| entry.trusted.is_none()).map(|entry| ScmIntegration::clone(&entry.proposed));
+        let waiting = entries.iter().filter(|entry| entry.trusted.is_none()).map(|entry| Arc::clone(&entry.proposed));
         let waiting = IntegrationRegistry::new(IntegrationList { integrations: waiting.collect(), rejected: Vec::new() });
         Self { entries, waiting }
     }

@@ -23,7 +23,7 @@ fn app(integration: &mut ScmIntegration) -> &mut OAuthApp {
 }
 
 fn list(integrations: &[ScmIntegration]) -> IntegrationList {
-    IntegrationList { integrations: integrations.to_vec(), rejected: Vec::new() }
+    IntegrationList { integrations: integrations.iter().cloned().map(Arc::new).collect(), rejected: Vec::new() }
 }
 
 fn fields(quarantined: &Quarantined) -> Vec<&'static str> {
@@ -64,11 +64,11 @@ fn each_of_the_six_fields_that_changes_under_an_old_ciphertext_is_held_back() {
         // Beside it, what was trusted is untouched.
         let [held] = &admission.quarantined[..] else { panic!("{field}: {admission:?}") };
         assert_eq!((fields(held), &*held.proposed), (vec![field], &swapped));
-        assert!(admission.list.integrations.iter().all(|admitted| *admitted == before), "{field}: {admission:?}");
+        assert!(admission.list.integrations.iter().all(|admitted| **admitted == before), "{field}: {admission:?}");
         assert_eq!(held.trusted.is_none(), field == "id", "{field}");
         // In its place, it stays in use.
         let admission = pins.admit(list(&[swapped]));
-        let expected = if field == "id" { Vec::new() } else { vec![before] };
+        let expected = if field == "id" { Vec::new() } else { vec![Arc::new(before)] };
         assert_eq!(admission.list.integrations, expected, "{field}");
     }
 }

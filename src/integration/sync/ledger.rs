@@ -116,7 +116,7 @@ impl Ledger {
     }
 
     /// Takes a list that came.
-    pub(super) async fn succeeded(&self, list: IntegrationList) {
+    pub(super) async fn succeeded(self: &Arc<Self>, list: IntegrationList) {
         self.take(list);
         self.save(false).await;
     }
@@ -184,7 +184,7 @@ impl Ledger {
     }
 
     /// Accepts what is held back under an id, if it is still what was shown.
-    pub(super) async fn trust(&self, id: &str, change: &str) -> Result<Quarantined, TrustError> {
+    pub(super) async fn trust(self: &Arc<Self>, id: &str, change: &str) -> Result<Quarantined, TrustError> {
         let quarantine = Arc::clone(&self.publish.borrow().quarantine);
         let held = quarantine.get(id).ok_or_else(|| TrustError::Unknown { id: id.to_owned() })?;
         if held.change != change {
@@ -210,31 +210,38 @@ impl Ledger {
     }
 
     /// Has the list and the pins kept, if they changed since they were, or anyway; why not.
-    pub(super) async fn save(&self, anyway: bool) -> Option<String> {
+    pub(super) async fn save(self: &Arc<Self>, anyway: bool) -> Option<String> {
         let store = self.store.clone()?;
         let mut saved = self.saving.lock().await;
-        let (revision, snapshot) = {
-            let entries = self.lock();
-            let is_kept = saved.is_some_and(|saved| saved.revision == entries.revision && saved.at.elapsed() < CONFIRM_AFTER);
-            let (Some(list), Some(confirmed_at)) = (&entries.list, entries.confirmed_at) else { return None };
-            if is_kept && !anyway {
-                return None;
-            }
-            let snapshot = Snapshot { confirmed_at, list: list.clone(), pins: entries.pins.clone(), scope: self.scope.clone() };
-            (entries.revision, snapshot)
-        };
-        let saving = tokio::task::spawn_blocking(move || store.save(&snapshot.to_bytes()));
+        let is_kept = saved.is_some_and(|saved| saved.revision == self.lock().revision && saved.at.elapsed() < CONFIRM_AFTER);
+        if is_kept && !anyway {
+            return None;
+        }
+        let ledger = Arc::clone(self);
+        let saving = tokio::task::spawn_blocking(move || {
+            let (revision, snapshot) = ledger.write()?;
+            Some(store.save(snapshot).map(|()| revision))
+        });
         let problem = match saving.await {
-            Ok(Ok(())) => {
+            // There is no list yet.
+            Ok(None) => return None,
+            Ok(Some(Ok(revision))) => {
                 *saved = Some(Saved { at: Instant::now(), revision });
                 None
             }
-            Ok(Err(StoreError { message, .. })) => Some(message),
+            Ok(Some(Err(StoreError { message, .. }))) => Some(message),
             Err(_) => Some("keeping the list failed for a defect of scm-agent".to_owned()),
         };
         drop(saved);
         self.note_problem(problem.as_deref());
         problem
+    }
+
+    /// What is to be kept, and which revision that is.
+    fn write(&self) -> Option<(u64, Vec<u8>)> {
+        let entries = self.lock();
+        let Entries { confirmed_at, list, pins, revision } = &*entries;
+        Some((*revision, Snapshot::write((*confirmed_at)?, list.as_ref()?, pins, &self.scope)))
     }
 
     /// Notes whether the list could be kept, with a line when that changes. What was wrong at the start stays noted.

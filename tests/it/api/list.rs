@@ -36,7 +36,7 @@ async fn every_field_arrives() {
     let client = client(&control_plane.base_url());
     assert_eq!(client.get_scm_integration(&id(1)).await.unwrap(), expected);
     let list = client.fetch().await.unwrap();
-    assert_eq!((list.integrations, list.rejected), (vec![expected], vec![]));
+    assert_eq!((list.integrations, list.rejected), (vec![std::sync::Arc::new(expected)], vec![]));
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ async fn an_issuer_in_a_private_network_is_asked_only_when_the_configuration_nam
     for text in [status, doctor] {
         assert!(text.contains(sentence) && text.contains(next), "{text}");
     }
-    drop(daemon);
+    assert!(daemon.terminate().await.success());
 
     let named = format!("[scm]\nconnect_timeout = \"100ms\"\n[[provider]]\nhost = \"{issuer}\"\n");
     let daemon = scene.start(&scene.world.config(&named), &[]).await;

@@ -92,10 +92,10 @@ impl SnapshotStore for Memory {
         Ok(self.bytes.lock().unwrap().clone().map(Zeroizing::new))
     }
 
-    fn save(&self, snapshot: &[u8]) -> Result<(), StoreError> {
+    fn save(&self, snapshot: Vec<u8>) -> Result<(), StoreError> {
         self.check()?;
         *self.saves.lock().unwrap() += 1;
-        *self.bytes.lock().unwrap() = Some(snapshot.to_vec());
+        *self.bytes.lock().unwrap() = Some(snapshot);
         Ok(())
     }
 

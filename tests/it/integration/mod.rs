@@ -8,6 +8,8 @@ mod registry;
 mod sync;
 mod watch;
 
+use std::sync::Arc;
+
 use scm_agent::integration::location::Location;
 use scm_agent::integration::registry::{IntegrationRegistry, Lookup};
 use scm_agent::integration::source::IntegrationList;
@@ -41,7 +43,7 @@ fn azure_server(id: &str, host: &str, virtual_directory: &str) -> ScmIntegration
 }
 
 fn list(integrations: Vec<ScmIntegration>) -> IntegrationList {
-    IntegrationList { integrations, rejected: Vec::new() }
+    IntegrationList { integrations: integrations.into_iter().map(Arc::new).collect(), rejected: Vec::new() }
 }
 
 fn registry(integrations: Vec<ScmIntegration>) -> IntegrationRegistry {

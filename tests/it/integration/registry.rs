@@ -13,7 +13,7 @@ fn what_covers_no_place_is_listed_with_its_reason_and_the_others_serve() {
         integration("bad", "gitlab", "user@gitlab.com"),
         integration("new", "some_new_scm", "scm.example.com"),
     ];
-    let registry = IntegrationRegistry::new(IntegrationList { integrations, rejected: vec![unread.clone()] });
+    let registry = IntegrationRegistry::new(IntegrationList { rejected: vec![unread.clone()], ..list(integrations) });
     let bad = RejectedIntegration { id: Some("bad".to_owned()), position: 2, reason: "host has a user name before it".to_owned() };
     assert_eq!(registry.rejected(), [unread, bad]);
     assert_eq!(registry.integrations().iter().map(|found| found.id.as_str()).collect::<Vec<_>>(), ["good", "new"]);

@@ -301,7 +301,7 @@ async fn an_unchanged_list_is_not_replaced_and_a_changed_one_is() {
         let rejected = RejectedIntegration { id: None, position: attempt, reason: "id is missing".to_owned() };
         Ok(match attempt {
             0 | 1 => list(github()),
-            2 | 3 => IntegrationList { integrations: github(), rejected: vec![rejected] },
+            2 | 3 => IntegrationList { rejected: vec![rejected], ..list(github()) },
             _ => list(Vec::new()),
         })
     });

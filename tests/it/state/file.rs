@@ -92,7 +92,7 @@ fn the_newest_key_seals_and_each_one_opens() {
     assert!(matches!(file.load(&keys(&[2])), Err(LoadError::UnknownKey { path }) if path == file.path()));
     // A rotation: opened with the old key, sealed anew with the new one, and then the old one may go.
     let kept = content(&file, &keys(&[2, 1])).unwrap();
-    file.save(&keys(&[2, 1]), &kept).unwrap();
+    file.save(&keys(&[2, 1]), kept.as_slice()).unwrap();
     assert_eq!(content(&file, &keys(&[2])).unwrap(), b"content");
     assert!(matches!(file.load(&keys(&[1])), Err(LoadError::UnknownKey { .. })));
     // Without a key nothing is written, and nothing that is there is lost.
@@ -206,7 +206,7 @@ fn files_that_are_too_large_are_neither_saved_nor_read() {
     let file = place.open().file("list");
     file.save(&keys(&[1]), b"content").unwrap();
     let too_large = vec![0; MAX_PLAINTEXT_BYTES + 1];
-    assert!(matches!(file.save(&keys(&[1]), &too_large), Err(Error::TooLarge { limit: MAX_PLAINTEXT_BYTES, .. })));
+    assert!(matches!(file.save(&keys(&[1]), too_large.as_slice()), Err(Error::TooLarge { limit: MAX_PLAINTEXT_BYTES, .. })));
     assert_eq!(content(&file, &keys(&[1])).unwrap(), b"content");
     // A file of holes takes no space, and would take all memory.
     fs::File::create(file.path()).unwrap().set_len(1 << 40).unwrap();
@@ -221,7 +221,7 @@ fn saves_from_several_threads_leave_one_of_their_contents() {
     std::thread::scope(|scope| {
         for content in &contents {
             let file = &file;
-            scope.spawn(move || (0..10).for_each(|_| file.save(&keys(&[1]), content).unwrap()));
+            scope.spawn(move || (0..10).for_each(|_| file.save(&keys(&[1]), content.as_slice()).unwrap()));
         }
         for _ in 0..50 {
             if let Some(found) = content(&file, &keys(&[1])) {
