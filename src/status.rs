@@ -49,6 +49,9 @@ pub struct Sync {
     pub last_attempt: Option<u64>,
     /// Why the last attempt failed; `null` when it did not.
     pub last_error: Option<String>,
+    /// What to do about it, where there is something to do.
+    #[serde(default)]
+    pub next: Option<String>,
     /// Failed attempts since the last success.
     pub consecutive_failures: u32,
     /// Whether changes are pushed rather than polled for.

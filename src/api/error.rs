@@ -174,6 +174,41 @@ impl Error {
         }
     }
 
+    /// What to look at: the part of the configuration, or of this host, that the error is likely to be about.
+    fn next(&self) -> Option<&'static str> {
+        const NETWORK: &str = "see control_plane.url and proxy, and whether the network lets this host through";
+        const TOKEN: &str = "see control_plane.token_file: is it this runner's token, and still valid? A new one counts without a restart";
+        match self {
+            Self::BaseUrl { .. } => Some("see control_plane.url"),
+            Self::Client(_) => Some("see control_plane.ca_file and control_plane.proxy"),
+            Self::File { .. } | Self::FileContent { .. } => Some("see control_plane.file: it is a reply to ListSCMIntegrations, whole"),
+            Self::FileIncomplete { .. } => Some("save all pages of the list as one, without a nextToken"),
+            Self::Token { .. } | Self::TokenVariable { .. } => Some("see control_plane.token_file, or the variable ONA_API_KEY"),
+            Self::Refused(refusal) => match refusal.code {
+                Code::Unauthenticated => Some(TOKEN),
+                Code::PermissionDenied => {
+                    Some("the token may not list this runner's integrations: see its permissions, and control_plane.runner_id")
+                }
+                Code::InvalidArgument | Code::NotFound => Some("see control_plane.runner_id and control_plane.url"),
+                Code::Unimplemented => Some("see control_plane.url: is it the base URL of the API?"),
+                _ => None,
+            },
+            Self::Encoded { .. } | Self::NotControlPlane { .. } => {
+                Some("see control_plane.url and proxy: something else answers in between")
+            }
+            Self::Paging { .. } | Self::Rejected { .. } | Self::Reply { .. } | Self::Stream { .. } | Self::StreamEnded { .. } => None,
+            Self::Transport(error) => match error {
+                http::Error::Certificate { .. } => Some("see ca_file in [control_plane]: whose authority signed the certificate?"),
+                http::Error::ProxyAuthentication { .. } => Some("see proxy in [control_plane]: its username and password"),
+                http::Error::Redirect { .. } => Some("see control_plane.url: it has to be the address that answers"),
+                http::Error::Insecure { .. } => Some("see control_plane.url: it has to be https"),
+                http::Error::Proxy { .. } => Some("see proxy and no_proxy in [control_plane], or HTTPS_PROXY and NO_PROXY of the service"),
+                http::Error::Connect { .. } | http::Error::Timeout { .. } => Some(NETWORK),
+                _ => None,
+            },
+        }
+    }
+
     fn kind(&self) -> SourceErrorKind {
         match self {
             Self::BaseUrl { .. }
@@ -214,7 +249,7 @@ impl From<&Error> for SourceError {
             message.push_str(&current.to_string());
             cause = current.source();
         }
-        Self { kind: error.kind(), message, retry_after: error.retry_after() }
+        Self { kind: error.kind(), message, next: error.next(), retry_after: error.retry_after() }
     }
 }
 

@@ -59,6 +59,9 @@ fn table(status: &Status, now: SystemTime) -> String {
     line("source", &format!("{}, {freshness}", status.sync.source));
     if let Some(error) = &status.sync.last_error {
         line("", &format!("failing ({} times): {error}", status.sync.consecutive_failures));
+        if let Some(next) = &status.sync.next {
+            line("", &format!("-> {next}"));
+        }
     }
     let memory = match &status.memory.reason {
         None => "locked".to_owned(),
@@ -186,6 +189,7 @@ mod tests {
                 last_success: Some(940),
                 last_attempt: Some(990),
                 last_error: Some("unavailable".to_owned()),
+                next: Some("see control_plane.url".to_owned()),
                 consecutive_failures: 3,
                 watching: false,
                 stale: false,
@@ -207,6 +211,7 @@ daemon       scm-agent 1.2.3, pid 7, up 2h 5m
 key          rsa-2048 SHA256:abc
 source       plane.example, list of 1m ago
              failing (3 times): unavailable
+             -> see control_plane.url
 memory       not locked: no limit
 connections  1
 

@@ -44,6 +44,8 @@ pub struct SourceError {
     pub kind: SourceErrorKind,
     /// What happened, for the operator: names the host, the file or the field, never a value.
     pub message: String,
+    /// What to look at, or to do; `None` where waiting is all there is to do.
+    pub next: Option<&'static str>,
     /// How long the source asked not to be asked again.
     pub retry_after: Option<Duration>,
 }

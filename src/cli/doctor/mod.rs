@@ -204,6 +204,9 @@ fn daemon(status: &Status) -> Check {
     Check::ok("daemon", format!("version {}, pid {}", status.version, status.pid))
 }
 
+/// What to do where the error says nothing better.
+const NOTHING_TO_SET: &str = "wait for the control plane, or ask whoever runs it";
+
 fn control_plane(status: &Status) -> Check {
     let sync = &status.sync;
     match (&sync.last_error, sync.last_success) {
@@ -212,26 +215,8 @@ fn control_plane(status: &Status) -> Check {
         (Some(error), _) => Check::fail(
             "control-plane",
             format!("{} fails ({} in a row): {error}", sync.source, sync.consecutive_failures),
-            format!("{}, then run: scm-agent sync", what_to_look_at(error)),
+            format!("{}, then run: scm-agent sync", sync.next.as_deref().unwrap_or(NOTHING_TO_SET)),
         ),
-    }
-}
-
-/// Which part of the configuration an error of the list is likely to be about.
-fn what_to_look_at(error: &str) -> &'static str {
-    let contains = |words: &[&str]| words.iter().any(|word| error.contains(word));
-    if contains(&["unauthenticated", "permission_denied", "token"]) {
-        "see control_plane.token_file: is it this runner's token, and still valid?"
-    } else if contains(&["not_found", "invalid_argument"]) {
-        "see control_plane.runner_id and control_plane.url"
-    } else if contains(&["certificate"]) {
-        "see ca_file in [control_plane]"
-    } else if contains(&["through the proxy", "the proxy "]) {
-        "see proxy and no_proxy in [control_plane], or HTTPS_PROXY and NO_PROXY of the service"
-    } else if contains(&["cannot connect", "did not answer", "proxy"]) {
-        "see control_plane.url and proxy, and whether the network lets this host through"
-    } else {
-        "see [control_plane] in the configuration"
     }
 }
 
@@ -244,7 +229,7 @@ fn reachable_control_plane(config: &Config) -> Check {
     let fetched = on_the_network(async move { source.fetch().await });
     match fetched {
         Some(Ok(list)) => Check::ok("control-plane", format!("reachable from here, {} integrations", list.integrations.len())),
-        Some(Err(error)) => Check::fail("control-plane", error.to_string(), what_to_look_at(&error.to_string())),
+        Some(Err(error)) => Check::fail("control-plane", error.to_string(), error.next.unwrap_or(NOTHING_TO_SET)),
         None => Check::fail("control-plane", "no answer in time", "see whether a proxy or a firewall is in the way"),
     }
 }
@@ -260,6 +245,10 @@ fn other_faults(status: &Status) -> Vec<Check> {
         if reason.contains("public key") || reason.contains("registered for this runner") {
             let next = "scm-agent key show FILE prints what to register; or put the registered key's file in key.files";
             Check::fail("registered-key", reason.clone(), next)
+        } else if reason.starts_with("the kept list") || reason.contains("not kept for the next start") {
+            let next =
+                "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; what was set aside can be deleted";
+            Check::fail("state", reason.clone(), next)
         } else if reason.contains("key files") {
             Check::fail("key", reason.clone(), "mend the file; the daemon looks again by itself")
         } else {

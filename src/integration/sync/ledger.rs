@@ -153,6 +153,7 @@ impl Ledger {
             state.from_snapshot = false;
             state.last_attempt = Some(now);
             state.last_error = None;
+            state.next = None;
             state.last_success = Some(now);
             published.attempts += 1;
         });
@@ -163,13 +164,15 @@ impl Ledger {
         let now = self.clock.now();
         if self.publish.borrow().state.last_error.as_ref() != Some(&error.message) {
             let needs_operator = error.kind == SourceErrorKind::Operator;
-            warn!(source = self.source, reason = %error.message, needs_operator, "cannot fetch the integrations; the last list stays in use");
+            let next = error.next;
+            warn!(source = self.source, reason = %error.message, needs_operator, next, "cannot fetch the integrations; the last list stays in use");
         }
         self.publish.send_modify(|published| {
             let state = &mut published.state;
             state.consecutive_failures = state.consecutive_failures.saturating_add(1);
             state.last_attempt = Some(now);
             state.last_error = Some(error.message.clone());
+            state.next = error.next;
             published.attempts += 1;
         });
     }

@@ -71,6 +71,8 @@ pub struct SyncState {
     pub last_error: Option<String>,
     /// When a list last came; for a kept list, when the source last said that it is the current one.
     pub last_success: Option<SystemTime>,
+    /// What to do about the last attempt's failure, where there is something to do.
+    pub next: Option<&'static str>,
     /// The time between two polls.
     pub poll_interval: Duration,
     /// What is wrong with keeping the list, in sentences.

@@ -108,7 +108,7 @@ mod tests {
     }
 
     fn error(kind: SourceErrorKind, retry_after: Option<u64>) -> SourceError {
-        SourceError { kind, message: "no".to_owned(), retry_after: retry_after.map(Duration::from_secs) }
+        SourceError { kind, message: "no".to_owned(), next: None, retry_after: retry_after.map(Duration::from_secs) }
     }
 
     fn seconds(seconds: u64) -> Duration {

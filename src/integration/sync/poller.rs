@@ -61,7 +61,8 @@ impl Poller {
     }
 
     async fn attempt(&self) -> Result<IntegrationList, SourceError> {
-        let failure = |message: &str| SourceError { kind: SourceErrorKind::Transient, message: message.to_owned(), retry_after: None };
+        let failure =
+            |message: &str| SourceError { kind: SourceErrorKind::Transient, message: message.to_owned(), next: None, retry_after: None };
         // A defect in reading one list must not be the end of all reading.
         match timeout(self.config.fetch_timeout, AssertUnwindSafe(self.source.fetch()).catch_unwind()).await {
             Ok(Ok(fetched)) => fetched,

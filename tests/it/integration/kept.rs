@@ -27,7 +27,7 @@ struct Plane {
 impl IntegrationSource for Plane {
     fn fetch(&self) -> BoxFuture<'_, Result<IntegrationList, SourceError>> {
         self.asked.lock().unwrap().push(Instant::now());
-        let down = || SourceError { kind: SourceErrorKind::Transient, message: "down".to_owned(), retry_after: None };
+        let down = || SourceError { kind: SourceErrorKind::Transient, message: "down".to_owned(), next: None, retry_after: None };
         let reply = self.list.lock().unwrap().clone().ok_or_else(down);
         async move { reply }.boxed()
     }

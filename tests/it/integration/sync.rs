@@ -106,7 +106,7 @@ fn github() -> Vec<ScmIntegration> {
 }
 
 fn transient(message: &str) -> SourceError {
-    SourceError { kind: SourceErrorKind::Transient, message: message.to_owned(), retry_after: None }
+    SourceError { kind: SourceErrorKind::Transient, message: message.to_owned(), next: None, retry_after: None }
 }
 
 fn busy(retry_after: u64) -> SourceError {

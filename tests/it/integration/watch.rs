@@ -124,7 +124,7 @@ impl Drop for Scene {
 }
 
 fn ended() -> SourceError {
-    SourceError { kind: SourceErrorKind::Transient, message: "the feed ended".to_owned(), retry_after: None }
+    SourceError { kind: SourceErrorKind::Transient, message: "the feed ended".to_owned(), next: None, retry_after: None }
 }
 
 fn fails() -> Attempt {
