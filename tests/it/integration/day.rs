@@ -1,7 +1,6 @@
 //! A day without a control plane, for each way to be gone: the real client's error from a real connection, then 24 hours of it on
 //! paused time.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +15,7 @@ use scm_agent::secret::BearerToken;
 use tokio::time::{Instant, sleep};
 
 use super::{answers, integration, list};
+use crate::support::captured::Captured;
 use crate::support::hostile::{HostileServer, Play};
 use crate::support::http::{Answer, FakeServer, TestAuthority};
 
@@ -77,27 +77,9 @@ impl Jitter for FixedJitter {
     }
 }
 
-/// What was logged on this thread.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Lives through the day with an error, and through the recovery.
 async fn live_through(name: &str, error: &SourceError, jitter: u32) {
-    let captured = Captured::default();
-    let writer = captured.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).without_time().with_target(false);
-    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let captured = Captured::start(tracing::Level::INFO);
 
     let source = Arc::new(Dead { asked: Mutex::default(), began: Instant::now(), error: error.clone() });
     let asked = || *source.asked.lock().unwrap();
@@ -127,7 +109,7 @@ async fn live_through(name: &str, error: &SourceError, jitter: u32) {
     let state = sync.state();
     assert_eq!((state.consecutive_failures, state.last_error), (0, None), "{name}");
     drop(sync);
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.take();
     assert_eq!(log.matches(" WARN ").count(), 1, "{name}: one line for a change of state\n{log}");
     assert!(log.lines().count() <= 5, "{name}\n{log}");
 }

@@ -1,6 +1,5 @@
 //! The polling task, on paused time: when it asks, what it publishes, what it says.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +12,7 @@ use scm_agent::integration::sync::{Config, Jitter, SyncHandle};
 use tokio::time::{Instant, sleep};
 
 use super::{answers, integration, list};
+use crate::support::captured::Captured;
 
 type Reply = Result<IntegrationList, SourceError>;
 
@@ -444,27 +444,9 @@ async fn stopping_or_dropping_ends_the_task_and_frees_who_waits() {
     assert!(source.count() <= 2);
 }
 
-/// What a test logged on its thread.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn each_change_of_state_is_one_line_and_each_attempt_is_none() {
-    let captured = Captured::default();
-    let writer = captured.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).without_time().with_target(false);
-    let _guard = tracing::subscriber::set_default(subscriber.with_max_level(tracing::Level::TRACE).finish());
+    let captured = Captured::start(tracing::Level::TRACE);
 
     let bad = || vec![integration("bad\x1b\n", "gitlab", "user@gitlab.com")];
     let source = FakeSource::new(move |attempt| match attempt {
@@ -479,7 +461,7 @@ async fn each_change_of_state_is_one_line_and_each_attempt_is_none() {
     sleep(MINUTE * 100).await;
     assert!(source.count() > 55);
     drop(sync);
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.take();
     let expected = [
         " WARN cannot fetch the integrations; the last list stays in use source=\"the fake\" reason=cannot reach the control plane needs_operator=false",
         " WARN cannot fetch the integrations; the last list stays in use source=\"the fake\" reason=the control plane refused the token needs_operator=true",

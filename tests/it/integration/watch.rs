@@ -1,6 +1,5 @@
 //! The task that holds a feed open, on paused time: when it tries again, what it tells, what it says.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +10,8 @@ use scm_agent::integration::sync::Jitter;
 use scm_agent::integration::watch::{FeedNews, Watcher};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+
+use crate::support::captured::Captured;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -246,27 +247,9 @@ async fn ending_the_task_closes_the_feed() {
     assert_eq!(Arc::strong_count(&scene.feed), 1);
 }
 
-/// What a test logged on its thread.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn each_change_of_state_is_one_line_and_each_attempt_is_none() {
-    let captured = Captured::default();
-    let writer = captured.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).without_time().with_target(false);
-    let _guard = tracing::subscriber::set_default(subscriber.with_max_level(tracing::Level::INFO).finish());
+    let captured = Captured::start(tracing::Level::INFO);
     const OPEN: &str = " INFO changes of the integrations are told as they happen";
     const LOST: &str = " WARN changes are not told at present; the integrations are polled meanwhile reason=the feed ended";
     const NEVER: &str = " INFO changes are not told here; the integrations are polled, for good reason=the server has no feed";
@@ -283,12 +266,11 @@ async fn each_change_of_state_is_one_line_and_each_attempt_is_none() {
     });
     sleep(DAY).await;
     assert!(scene.task.is_finished());
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.take();
     assert_eq!(log.lines().collect::<Vec<_>>(), [OPEN, LOST, OPEN, LOST, NEVER]);
 
-    captured.0.lock().unwrap().clear();
     let _scene = Scene::start(FixedJitter(0), |attempt| if attempt < 50 { fails() } else { opens(0, DAY) });
     sleep(DAY).await;
-    let log = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    let log = captured.take();
     assert_eq!(log.lines().collect::<Vec<_>>(), [LOST, OPEN]);
 }

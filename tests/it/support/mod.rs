@@ -1,5 +1,6 @@
 //! What the tests and the quickstart share: in-process fakes on loopback ports.
 
+pub mod captured;
 pub mod control_plane;
 pub mod daemon;
 pub mod git_host;
