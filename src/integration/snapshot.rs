@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::pins::{Pins, Seal, Use};
+use super::pins::{Pins, Seal, Trusted, Use};
 use super::source::{IntegrationList, RejectedIntegration};
 use super::{EncryptedClientSecret, OAuthApp, ScmId, ScmIntegration};
 
@@ -87,9 +87,9 @@ impl Snapshot {
     #[must_use]
     pub fn write(confirmed_at: SystemTime, list: &IntegrationList, pins: &Pins, scope: &str) -> Vec<u8> {
         let mut seals: Vec<SealEntry<'_>> = pins.seals.iter().map(|(digest, seal)| SealEntry::of(digest, seal)).collect();
-        seals.sort_unstable_by_key(|seal| seal.since);
+        seals.sort_unstable_by(|a, b| (a.gone_at, &a.digest.0).cmp(&(b.gone_at, &b.digest.0)));
         let document = Document {
-            confirmed_at: confirmed_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            confirmed_at: unix_seconds(confirmed_at),
             scope: Cow::Borrowed(scope),
             integrations: list.integrations.iter().map(|integration| Entry::of(integration)).collect(),
             rejected: list.rejected.iter().map(Rejected::of).collect(),
@@ -125,7 +125,7 @@ impl Snapshot {
             integrations: integrations.into_iter().map(|entry| Arc::new(entry.into_integration())).collect(),
             rejected: rejected.into_iter().map(Rejected::into_rejected).collect(),
         };
-        let mut pins = Pins { seen: seals.iter().map(|seal| seal.since).max().unwrap_or_default(), ..Pins::default() };
+        let mut pins = Pins::default();
         for seal in seals {
             let (digest, seal) = seal.into_seal().ok_or(misfit)?;
             pins.seals.insert(digest, seal);
@@ -134,9 +134,17 @@ impl Snapshot {
             let integration = entry.into_integration();
             pins.trusted.insert(integration.id.clone(), Arc::new(integration));
         }
-        let confirmed_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(confirmed_at)).ok_or(misfit)?;
+        let confirmed_at = system_time(confirmed_at).ok_or(misfit)?;
         Ok(Self { confirmed_at, list, pins, scope: scope.into_owned() })
     }
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn system_time(unix_seconds: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(unix_seconds))
 }
 
 /// Counts what is written to it.
@@ -201,9 +209,17 @@ struct Rejected<'a> {
 #[serde(deny_unknown_fields)]
 struct SealEntry<'a> {
     digest: Bytes<'a>,
-    since: u64,
+    gone_at: Option<u64>,
     #[serde(borrow)]
-    uses: Vec<UseEntry<'a>>,
+    uses: Vec<TrustedEntry<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrustedEntry<'a> {
+    mark: Bytes<'a>,
+    #[serde(borrow)]
+    text: Option<UseEntry<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -285,34 +301,49 @@ impl<'a> Rejected<'a> {
 
 impl<'a> SealEntry<'a> {
     fn of(digest: &'a [u8; 32], seal: &'a Seal) -> Self {
-        let uses = seal.uses.iter().map(|known| {
-            let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
-            UseEntry {
-                integration_id: Cow::Borrowed(integration_id),
-                scm_id: Cow::Borrowed(scm_id),
-                host: Cow::Borrowed(host),
-                virtual_directory: Cow::Borrowed(virtual_directory),
-                client_id: Cow::Borrowed(client_id),
-                issuer_url: Cow::Borrowed(issuer_url),
-            }
-        });
-        Self { digest: Bytes(Cow::Borrowed(digest)), since: seal.since, uses: uses.collect() }
+        let uses = seal
+            .uses
+            .iter()
+            .map(|Trusted { mark, text }| TrustedEntry { mark: Bytes(Cow::Borrowed(mark)), text: text.as_ref().map(UseEntry::of) });
+        Self { digest: Bytes(Cow::Borrowed(digest)), gone_at: seal.gone_at.map(unix_seconds), uses: uses.collect() }
     }
 
     fn into_seal(self) -> Option<([u8; 32], Seal)> {
-        let Self { digest: Bytes(digest), since, uses } = self;
-        let uses = uses.into_iter().map(|known| {
-            let UseEntry { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
-            Use {
-                integration_id: integration_id.into_owned(),
-                scm_id: scm_id.into_owned(),
-                host: host.into_owned(),
-                virtual_directory: virtual_directory.into_owned(),
-                client_id: client_id.into_owned(),
-                issuer_url: issuer_url.into_owned(),
-            }
-        });
-        Some(((*digest).try_into().ok()?, Seal { since, uses: uses.collect() }))
+        let Self { digest: Bytes(digest), gone_at, uses } = self;
+        let trusted = |TrustedEntry { mark: Bytes(mark), text }: TrustedEntry<'_>| {
+            Some(Trusted { mark: (*mark).try_into().ok()?, text: text.map(UseEntry::into_use) })
+        };
+        let gone_at = match gone_at {
+            None => None,
+            Some(seconds) => Some(system_time(seconds)?),
+        };
+        Some(((*digest).try_into().ok()?, Seal { gone_at, uses: uses.into_iter().map(trusted).collect::<Option<_>>()? }))
+    }
+}
+
+impl<'a> UseEntry<'a> {
+    fn of(known: &'a Use) -> Self {
+        let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
+        Self {
+            integration_id: Cow::Borrowed(integration_id),
+            scm_id: Cow::Borrowed(scm_id),
+            host: Cow::Borrowed(host),
+            virtual_directory: Cow::Borrowed(virtual_directory),
+            client_id: Cow::Borrowed(client_id),
+            issuer_url: Cow::Borrowed(issuer_url),
+        }
+    }
+
+    fn into_use(self) -> Use {
+        let Self { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = self;
+        Use {
+            integration_id: integration_id.into_owned(),
+            scm_id: scm_id.into_owned(),
+            host: host.into_owned(),
+            virtual_directory: virtual_directory.into_owned(),
+            client_id: client_id.into_owned(),
+            issuer_url: issuer_url.into_owned(),
+        }
     }
 }
 
@@ -336,17 +367,21 @@ mod tests {
         }
     }
 
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_500)
+    }
+
     fn snapshot() -> Snapshot {
         let mut pins = Pins::default();
         let first = [integration("a", Some(("client", Some("https://login.example.com")))), integration("b", Some(("\u{e9}", None)))];
-        pins.admit(IntegrationList { integrations: first.iter().cloned().map(Arc::new).collect(), rejected: Vec::new() });
+        pins.admit(IntegrationList { integrations: first.iter().cloned().map(Arc::new).collect(), rejected: Vec::new() }, now());
         let mut moved = first[1].clone();
         moved.host = "moved.example.com".to_owned();
         let list = IntegrationList {
             integrations: vec![Arc::new(moved), Arc::new(integration("c", None))],
             rejected: vec![RejectedIntegration { id: None, position: 7, reason: "host is missing".to_owned() }],
         };
-        assert_eq!(pins.admit(list.clone()).quarantined.len(), 1);
+        assert_eq!(pins.admit(list.clone(), now()).quarantined.len(), 1);
         Snapshot { confirmed_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000), list, pins, scope: "cp/runner".to_owned() }
     }
 
@@ -357,7 +392,7 @@ mod tests {
         assert_eq!((read.confirmed_at, &read.list, &read.scope), (written.confirmed_at, &written.list, &written.scope));
         assert_eq!(read.pins.seals, written.pins.seals);
         let admitted = |pins: &mut Pins| {
-            let admission = pins.admit(written.list.clone());
+            let admission = pins.admit(written.list.clone(), now());
             (admission.list, admission.quarantined)
         };
         assert_eq!(admitted(&mut read.pins), admitted(&mut written.pins.clone()));

@@ -6,7 +6,9 @@
 //! What was trusted before goes on meanwhile. A new ciphertext brings no risk of that kind: only who knows the secret can make one.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Not as _;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -15,12 +17,21 @@ use super::registry::{IntegrationRegistry, Lookup};
 use super::source::IntegrationList;
 use super::{EncryptedClientSecret, ScmIntegration};
 
-/// How many ciphertexts are remembered beyond those of the current list, and how many bytes may be known of them. The oldest go first.
-const MAX_PAST_SEALS: usize = 5_000;
-const MAX_PAST_BYTES: usize = 2 * 1024 * 1024;
+/// How many ciphertexts are remembered that the list has no more.
+const MAX_PAST_SEALS: usize = 20_000;
+
+/// How long each of them is remembered at least. When younger ones fill the memory, new ciphertexts are held back instead: whoever
+/// controls the control plane could otherwise have the agent forget a secret by sending thousands of others.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// How many bytes of text are kept of those, to show what changed. The marks that decide stay without it.
+const MAX_PAST_TEXT_BYTES: usize = 512 * 1024;
 
 /// How many things may be trusted of one ciphertext.
 const MAX_USES: usize = 16;
+
+/// What stands for a text that was not kept.
+const NOT_KNOWN: &str = "(no longer known)";
 
 /// SHA-256 of a ciphertext.
 pub(super) type CiphertextDigest = [u8; 32];
@@ -31,16 +42,24 @@ pub struct Pins {
     pub(super) seals: HashMap<CiphertextDigest, Seal>,
     /// The definitions in force, by the integration's id.
     pub(super) trusted: HashMap<String, Arc<ScmIntegration>>,
-    pub(super) seen: u64,
 }
 
 /// A ciphertext that was seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Seal {
-    /// Its number in the order of first sight.
-    pub(super) since: u64,
+    /// When the list had it no more; `None` while it does.
+    pub(super) gone_at: Option<SystemTime>,
     /// What it is trusted for: what it first came with, and what an operator accepted since.
-    pub(super) uses: Vec<Use>,
+    pub(super) uses: Vec<Trusted>,
+}
+
+/// One thing that a ciphertext is trusted for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trusted {
+    /// SHA-256 of it: what decides.
+    pub(super) mark: [u8; 32],
+    /// The same in words, to show what changed; of a ciphertext of the past it may be missing.
+    pub(super) text: Option<Use>,
 }
 
 /// What a ciphertext is for: every part of an integration that decides where its secret or its tokens go.
@@ -57,6 +76,8 @@ pub(super) struct Use {
 /// A list after the pins have been held against it.
 #[derive(Debug)]
 pub struct Admission {
+    /// How many ciphertexts of the past were forgotten to make room.
+    pub forgotten: usize,
     /// What may be used: trusted definitions in the place of those held back.
     pub list: IntegrationList,
     /// What is held back.
@@ -68,7 +89,7 @@ pub struct Admission {
 pub struct Quarantined {
     /// What differs from what its ciphertext was trusted for.
     pub changes: Vec<FieldChange>,
-    /// Names this very proposal: whoever accepts it accepts no other one that came in between. 16 hexadecimal digits.
+    /// Names this very proposal: whoever accepts it accepts no other one that came in between. 32 hexadecimal digits.
     pub change: String,
     /// What the control plane says now.
     pub proposed: Arc<ScmIntegration>,
@@ -96,16 +117,21 @@ pub struct Quarantine {
 
 impl Pins {
     /// Holds a new list against what was trusted, and trusts what is seen for the first time.
-    pub fn admit(&mut self, list: IntegrationList) -> Admission {
+    pub fn admit(&mut self, list: IntegrationList, now: SystemTime) -> Admission {
         let IntegrationList { integrations, rejected } = list;
         let listed: HashSet<&str> = integrations.iter().map(|integration| integration.id.as_str()).collect();
         let unreadable: HashSet<&str> = rejected.iter().filter_map(|entry| entry.id.as_deref()).collect();
         self.trusted.retain(|id, _| listed.contains(id.as_str()) || unreadable.contains(id.as_str()));
-        let current: HashSet<CiphertextDigest> =
-            integrations.iter().filter_map(|integration| ciphertext(integration)).map(digest).collect();
+        let current = integrations.iter().chain(self.trusted.values()).filter_map(|integration| ciphertext(integration)).map(digest);
+        let current: HashSet<CiphertextDigest> = current.collect();
+        let forgotten = self.leave_behind(&current, now);
+        // A clock that was set back makes nothing old.
+        let is_recent =
+            |seal: &&Seal| seal.gone_at.is_some_and(|gone_at| now.duration_since(gone_at).is_ok_and(|age| age > REMEMBERED).not());
+        let is_full = self.seals.values().filter(is_recent).count() >= MAX_PAST_SEALS;
         let (mut admitted, mut quarantined) = (Vec::with_capacity(integrations.len()), Vec::new());
         for integration in integrations {
-            let changes = self.changes(&integration);
+            let changes = self.changes(&integration, is_full);
             if changes.is_empty() {
                 self.trust_definition(&integration);
                 admitted.push(integration);
@@ -119,76 +145,83 @@ impl Pins {
             admitted.extend(trusted.clone());
             quarantined.push(Quarantined { changes, change: fingerprint(&integration), proposed: integration, trusted });
         }
-        self.forget_oldest(&current);
-        Admission { list: IntegrationList { integrations: admitted, rejected }, quarantined }
+        Admission { forgotten, list: IntegrationList { integrations: admitted, rejected }, quarantined }
     }
 
-    /// Accepts what was held back; the next [`Pins::admit`] lets it through.
+    /// Accepts what was held back, instead of whatever was trusted of the same ciphertext under the same id; the next
+    /// [`Pins::admit`] lets it through. The way back is another change.
     pub fn accept(&mut self, quarantined: &Quarantined) {
         let Some(secret) = ciphertext(&quarantined.proposed) else { return };
         let wanted = Use::of(&quarantined.proposed);
-        let seal = self.seal(digest(secret));
-        if !seal.uses.contains(&wanted) {
-            if seal.uses.len() == MAX_USES {
-                seal.uses.remove(0);
-            }
-            seal.uses.push(wanted);
+        let seal = self.seals.entry(digest(secret)).or_default();
+        seal.uses.retain(|known| known.text.as_ref().is_some_and(|text| text.integration_id != wanted.integration_id));
+        if seal.uses.len() == MAX_USES {
+            seal.uses.remove(0);
         }
+        seal.uses.push(wanted.trusted());
     }
 
     /// What differs from what the integration's ciphertext is trusted for; nothing for one that is new, or without a ciphertext.
-    fn changes(&self, integration: &ScmIntegration) -> Vec<FieldChange> {
-        let Some(seal) = ciphertext(integration).and_then(|secret| self.seals.get(&digest(secret))) else { return Vec::new() };
+    fn changes(&self, integration: &ScmIntegration, is_full: bool) -> Vec<FieldChange> {
+        let Some(secret) = ciphertext(integration) else { return Vec::new() };
+        let Some(seal) = self.seals.get(&digest(secret)) else {
+            let change = FieldChange {
+                field: "oauth.encryptedClientSecret",
+                proposed: "a new secret, after too many others in too short a time".to_owned(),
+                trusted: String::new(),
+            };
+            return if is_full { vec![change] } else { Vec::new() };
+        };
         let found = Use::of(integration);
-        if seal.uses.contains(&found) {
+        let mark = found.mark();
+        if seal.uses.iter().any(|known| known.mark == mark) {
             return Vec::new();
         }
         // The latest of what was trusted under the same id says the most about what has changed.
-        let same_id = seal.uses.iter().rev().find(|known| known.integration_id == found.integration_id);
-        same_id.or(seal.uses.last()).map(|known| known.differences(&found)).unwrap_or_default()
+        let mut texts = seal.uses.iter().rev().filter_map(|known| known.text.as_ref());
+        let known = texts.clone().find(|known| known.integration_id == found.integration_id).or_else(|| texts.next());
+        known.map_or_else(|| found.all_changed(), |known| known.differences(&found))
     }
 
     fn trust_definition(&mut self, integration: &Arc<ScmIntegration>) {
         if let Some(secret) = ciphertext(integration) {
-            let seal = self.seal(digest(secret));
-            if seal.uses.is_empty() {
-                seal.uses.push(Use::of(integration));
+            let seal = self.seals.entry(digest(secret)).or_default();
+            let found = Use::of(integration).trusted();
+            match seal.uses.iter_mut().find(|known| known.mark == found.mark) {
+                // In words again, where only the mark was left.
+                Some(known) => known.text = found.text,
+                None => seal.uses.push(found),
             }
         }
         self.trusted.insert(integration.id.clone(), Arc::clone(integration));
     }
 
-    fn seal(&mut self, digest: CiphertextDigest) -> &mut Seal {
-        let seen = &mut self.seen;
-        self.seals.entry(digest).or_insert_with(|| {
-            *seen += 1;
-            Seal { since: *seen, uses: Vec::new() }
-        })
-    }
-
-    fn forget_oldest(&mut self, current: &HashSet<CiphertextDigest>) {
-        let in_force: HashSet<CiphertextDigest> = self.trusted.values().filter_map(|trusted| ciphertext(trusted)).map(digest).collect();
-        let is_past = |digest: &CiphertextDigest| !current.contains(digest) && !in_force.contains(digest);
-        let past = self.seals.iter().filter(|(digest, _)| is_past(digest));
-        let mut past: Vec<(u64, CiphertextDigest, usize)> = past.map(|(digest, seal)| (seal.since, *digest, seal.bytes())).collect();
-        past.sort_unstable_by_key(|(since, ..)| std::cmp::Reverse(*since));
-        let mut bytes = 0;
-        for (index, (_, digest, size)) in past.iter().enumerate() {
-            bytes += size;
-            if index >= MAX_PAST_SEALS || bytes > MAX_PAST_BYTES {
-                self.seals.remove(digest);
+    /// Notes which ciphertexts the list has no more, and forgets the oldest of the past if there are too many; how many.
+    fn leave_behind(&mut self, current: &HashSet<CiphertextDigest>, now: SystemTime) -> usize {
+        let mut past: Vec<(SystemTime, CiphertextDigest)> = Vec::new();
+        for (digest, seal) in &mut self.seals {
+            if current.contains(digest) {
+                seal.gone_at = None;
+            } else {
+                past.push((*seal.gone_at.get_or_insert(now), *digest));
             }
         }
-    }
-}
-
-impl Seal {
-    fn bytes(&self) -> usize {
-        let size = |known: &Use| {
-            let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = known;
-            [integration_id, scm_id, host, virtual_directory, client_id, issuer_url].iter().map(|text| text.len()).sum::<usize>()
-        };
-        self.uses.iter().map(size).sum()
+        past.sort_unstable_by(|a, b| b.cmp(a));
+        let mut text_bytes = 0;
+        let mut forgotten = 0;
+        for (index, (gone_at, digest)) in past.into_iter().enumerate() {
+            if index >= MAX_PAST_SEALS && now.duration_since(gone_at).is_ok_and(|age| age > REMEMBERED) {
+                self.seals.remove(&digest);
+                forgotten += 1;
+                continue;
+            }
+            let Some(seal) = self.seals.get_mut(&digest) else { continue };
+            text_bytes += seal.uses.iter().filter_map(|known| known.text.as_ref()).map(Use::bytes).sum::<usize>();
+            if text_bytes > MAX_PAST_TEXT_BYTES {
+                seal.uses.iter_mut().for_each(|known| known.text = None);
+            }
+        }
+        forgotten
     }
 }
 
@@ -205,19 +238,48 @@ impl Use {
         }
     }
 
-    fn differences(&self, found: &Self) -> Vec<FieldChange> {
-        // Named one by one, so that a new field cannot be left out.
+    /// Each part under the API's name. Taken apart one by one, so that a new one cannot be left out.
+    fn fields(&self) -> [(&'static str, &str); 6] {
         let Self { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = self;
-        let fields = [
-            ("id", integration_id, &found.integration_id),
-            ("scmId", scm_id, &found.scm_id),
-            ("host", host, &found.host),
-            ("virtualDirectory", virtual_directory, &found.virtual_directory),
-            ("oauth.clientId", client_id, &found.client_id),
-            ("oauth.issuerUrl", issuer_url, &found.issuer_url),
-        ];
-        let differing = fields.into_iter().filter(|(_, trusted, proposed)| trusted != proposed);
-        differing.map(|(field, trusted, proposed)| FieldChange { field, proposed: proposed.clone(), trusted: trusted.clone() }).collect()
+        [
+            ("id", integration_id),
+            ("scmId", scm_id),
+            ("host", host),
+            ("virtualDirectory", virtual_directory),
+            ("oauth.clientId", client_id),
+            ("oauth.issuerUrl", issuer_url),
+        ]
+    }
+
+    fn mark(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for (_, part) in self.fields() {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+
+    fn trusted(self) -> Trusted {
+        Trusted { mark: self.mark(), text: Some(self) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.fields().iter().map(|(_, part)| part.len()).sum()
+    }
+
+    fn differences(&self, found: &Self) -> Vec<FieldChange> {
+        let pairs = self.fields().into_iter().zip(found.fields());
+        let differing = pairs.filter(|((_, trusted), (_, proposed))| trusted != proposed);
+        differing
+            .map(|((field, trusted), (_, proposed))| FieldChange { field, proposed: proposed.to_owned(), trusted: trusted.to_owned() })
+            .collect()
+    }
+
+    /// For a ciphertext of which only marks are left.
+    fn all_changed(&self) -> Vec<FieldChange> {
+        let told = self.fields().into_iter().filter(|(_, proposed)| !proposed.is_empty());
+        told.map(|(field, proposed)| FieldChange { field, proposed: proposed.to_owned(), trusted: NOT_KNOWN.to_owned() }).collect()
     }
 }
 
@@ -261,16 +323,12 @@ fn digest(secret: &EncryptedClientSecret) -> CiphertextDigest {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A short name for exactly this definition.
+/// A name for exactly this definition, long enough that no two can be made to share it.
 fn fingerprint(integration: &ScmIntegration) -> String {
-    let Use { integration_id, scm_id, host, virtual_directory, client_id, issuer_url } = Use::of(integration);
     let mut hash = Sha256::new();
-    for part in [integration_id, scm_id, host, virtual_directory, client_id, issuer_url] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
+    hash.update(Use::of(integration).mark());
     hash.update(ciphertext(integration).map(EncryptedClientSecret::as_bytes).unwrap_or_default());
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

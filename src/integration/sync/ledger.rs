@@ -1,11 +1,12 @@
 //! The list in force: what came, what the pins admit of it, and what is kept of both.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{Published, SyncState, TrustError};
@@ -15,6 +16,14 @@ use crate::integration::pins::{Admission, Pins, Quarantine, Quarantined};
 use crate::integration::registry::IntegrationRegistry;
 use crate::integration::snapshot::{Snapshot, SnapshotStore, StoreError};
 use crate::integration::source::{IntegrationList, IntegrationSource, SourceError, SourceErrorKind};
+
+/// How long reading or writing may take before it is said that the store does not answer.
+const SLOW_STORE: Duration = Duration::from_secs(10);
+
+/// How long whoever accepts something waits for it to be kept.
+const TRUST_WAIT: Duration = Duration::from_secs(5);
+
+const NO_ANSWER: &str = "the state directory does not answer";
 
 /// How long a kept list may go without being confirmed anew, so that its age after a restart is about right.
 const CONFIRM_AFTER: Duration = Duration::from_secs(10 * 60);
@@ -26,8 +35,7 @@ pub(super) struct Ledger {
     /// Whether the pins are held against the lists.
     is_questioned: bool,
     publish: watch::Sender<Published>,
-    /// One save at a time, each with the newest there is.
-    saving: AsyncMutex<Option<Saved>>,
+    saves: Saves,
     scope: String,
     source: String,
     store: Option<Arc<dyn SnapshotStore>>,
@@ -42,13 +50,20 @@ struct Entries {
     pins: Pins,
     /// Grows with each change of the list or the pins.
     revision: u64,
+    /// Whether there is a kept list that could not be read: it must not be written over, and what it trusts still counts.
+    unread: bool,
 }
 
-/// What was saved last.
-#[derive(Clone, Copy)]
-struct Saved {
-    at: Instant,
-    revision: u64,
+/// Saving goes on beside everything else: a disk that hangs must not keep a list from being fetched or put to use.
+#[derive(Default)]
+struct Saves {
+    /// The last one that was asked for.
+    asked: AtomicU64,
+    /// The last one that was dealt with, and why it failed.
+    done: watch::Sender<(u64, Option<String>)>,
+    request: Notify,
+    /// What was saved last, and when.
+    saved: Mutex<Option<(u64, Instant)>>,
 }
 
 impl fmt::Debug for Ledger {
@@ -69,7 +84,7 @@ impl Ledger {
             entries: Mutex::default(),
             is_questioned: !source.is_operators(),
             publish,
-            saving: AsyncMutex::new(None),
+            saves: Saves::default(),
             scope: source.scope(),
             source: source.describe(),
             store,
@@ -79,17 +94,26 @@ impl Ledger {
     /// Puts the kept list to use; says whether there is one. What cannot be used is set aside and does not stop anything.
     pub(super) async fn restore(&self) -> bool {
         let Some(store) = self.store.clone() else { return false };
-        let loading = tokio::task::spawn_blocking(move || load(&*store));
-        let loaded = loading.await.unwrap_or_else(|_| Err("reading the kept list failed for a defect of scm-agent".to_owned()));
-        let snapshot = match loaded {
-            Ok(Some(snapshot)) => snapshot,
+        let loading = timeout(SLOW_STORE, tokio::task::spawn_blocking(move || load(&*store)));
+        let loaded = match loading.await {
+            Ok(loaded) => loaded.unwrap_or_else(|_| Err(LoadError::Unread("reading it failed for a defect of scm-agent".to_owned()))),
+            Err(_) => Err(LoadError::Unread(NO_ANSWER.to_owned())),
+        };
+        let problem = match loaded {
+            Ok(Some(snapshot)) => return self.adopt(snapshot),
             Ok(None) => return false,
-            Err(problem) => {
-                warn!(problem, "the kept list is not used");
-                self.publish.send_modify(|published| published.state.snapshot_problems = vec![problem]);
-                return false;
+            Err(LoadError::SetAside(problem)) => problem,
+            Err(LoadError::Unread(reason)) => {
+                self.lock().unread = true;
+                unread(&reason)
             }
         };
+        warn!(problem, "the kept list is not used");
+        self.publish.send_modify(|published| published.state.snapshot_problems = vec![problem]);
+        false
+    }
+
+    fn adopt(&self, snapshot: Snapshot) -> bool {
         let Snapshot { confirmed_at, list, pins, scope } = snapshot;
         let mut entries = self.lock();
         entries.pins = pins;
@@ -104,7 +128,7 @@ impl Ledger {
         let log = |old: &Published, new: &IntegrationRegistry, quarantine: &Quarantine| {
             let (usable, quarantined) = (new.integrations().len(), quarantine.entries().len());
             info!(source = self.source, usable, quarantined, age_seconds = age, "serving the kept list until the source answers");
-            log_quarantine(old, quarantine);
+            log_quarantine(old, new, quarantine);
             true
         };
         // Together, so that nobody takes it for a list that just came.
@@ -116,9 +140,14 @@ impl Ledger {
     }
 
     /// Takes a list that came.
-    pub(super) async fn succeeded(self: &Arc<Self>, list: IntegrationList) {
+    pub(super) fn succeeded(&self, list: IntegrationList) {
         self.take(list);
-        self.save(false).await;
+        let revision = self.lock().revision;
+        let saved = *self.saves.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same list again is written only now and then.
+        if saved.is_none_or(|(saved, at)| saved != revision || at.elapsed() >= CONFIRM_AFTER) {
+            self.ask_to_save();
+        }
     }
 
     fn take(&self, list: IntegrationList) {
@@ -137,7 +166,7 @@ impl Ledger {
             entries.list = Some(list);
             entries.revision += 1;
             let log = |old: &Published, new: &IntegrationRegistry, quarantine: &Quarantine| {
-                log_quarantine(old, quarantine);
+                log_quarantine(old, new, quarantine);
                 self.log_list(is_first, &old.registry, new)
             };
             self.publish_list(admission, log, |_| {});
@@ -187,7 +216,7 @@ impl Ledger {
     }
 
     /// Accepts what is held back under an id, if it is still what was shown.
-    pub(super) async fn trust(self: &Arc<Self>, id: &str, change: &str) -> Result<Quarantined, TrustError> {
+    pub(super) async fn trust(&self, id: &str, change: &str) -> Result<Quarantined, TrustError> {
         let quarantine = Arc::clone(&self.publish.borrow().quarantine);
         let held = quarantine.get(id).ok_or_else(|| TrustError::Unknown { id: id.to_owned() })?;
         if held.change != change {
@@ -195,7 +224,7 @@ impl Ledger {
         }
         info!(target: "audit", integration = id, change, "accepted what was held back");
         self.accept(held);
-        match self.save(false).await {
+        match self.save(TRUST_WAIT).await {
             None => Ok(held.clone()),
             Some(reason) => Err(TrustError::NotKept { id: id.to_owned(), reason }),
         }
@@ -212,38 +241,92 @@ impl Ledger {
         }
     }
 
-    /// Has the list and the pins kept, if they changed since they were, or anyway; why not.
-    pub(super) async fn save(self: &Arc<Self>, anyway: bool) -> Option<String> {
-        let store = self.store.clone()?;
-        let mut saved = self.saving.lock().await;
-        let is_kept = saved.is_some_and(|saved| saved.revision == self.lock().revision && saved.at.elapsed() < CONFIRM_AFTER);
-        if is_kept && !anyway {
-            return None;
+    /// Has the list and the pins kept soon; the number of the request.
+    fn ask_to_save(&self) -> u64 {
+        let number = self.saves.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.saves.request.notify_one();
+        number
+    }
+
+    /// Has the list and the pins kept, and waits for that; why it did not happen.
+    pub(super) async fn save(&self, patience: Duration) -> Option<String> {
+        self.store.as_ref()?;
+        let mut done = self.saves.done.subscribe();
+        let number = self.ask_to_save();
+        match timeout(patience, done.wait_for(|(last, _)| *last >= number)).await {
+            Ok(Ok(done)) => done.1.clone(),
+            // The task has ended, and the process with it.
+            Ok(Err(_)) => Some("the agent is stopping".to_owned()),
+            Err(_) => Some(NO_ANSWER.to_owned()),
         }
-        let ledger = Arc::clone(self);
-        let saving = tokio::task::spawn_blocking(move || {
-            let (revision, snapshot) = ledger.write()?;
-            Some(store.save(snapshot).map(|()| revision))
-        });
-        let problem = match saving.await {
-            // There is no list yet.
-            Ok(None) => return None,
-            Ok(Some(Ok(revision))) => {
-                *saved = Some(Saved { at: Instant::now(), revision });
+    }
+
+    /// Saves whenever that is asked for, one save at a time, each with the newest there is. Never ends.
+    pub(super) async fn keep_saving(self: Arc<Self>) {
+        let Some(store) = self.store.clone() else { return };
+        loop {
+            self.saves.request.notified().await;
+            let number = self.saves.asked.load(Ordering::SeqCst);
+            let (ledger, store) = (Arc::clone(&self), Arc::clone(&store));
+            let mut saving = tokio::task::spawn_blocking(move || ledger.save_now(&*store));
+            let saved = match timeout(SLOW_STORE, &mut saving).await {
+                Ok(saved) => saved,
+                Err(_) => {
+                    self.note_problem(Some(NO_ANSWER));
+                    saving.await
+                }
+            };
+            let problem = saved.unwrap_or_else(|_| Some("keeping it failed for a defect of scm-agent".to_owned()));
+            self.note_problem(problem.as_deref());
+            self.saves.done.send_replace((number, problem));
+        }
+    }
+
+    /// Saves what is in force; why it could not be.
+    fn save_now(&self, store: &dyn SnapshotStore) -> Option<String> {
+        let is_unread = self.lock().unread;
+        if is_unread {
+            match load(store) {
+                Ok(None) => self.lock().unread = false,
+                Ok(Some(snapshot)) => self.catch_up(snapshot),
+                Err(LoadError::SetAside(problem)) => {
+                    self.lock().unread = false;
+                    self.publish.send_modify(|published| published.state.snapshot_problems.push(problem));
+                }
+                // Not written over: what it trusts still counts once it can be read.
+                Err(LoadError::Unread(reason)) => return Some(reason),
+            }
+        }
+        let (revision, snapshot) = self.write()?;
+        match store.save(snapshot) {
+            Ok(()) => {
+                *self.saves.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some((revision, Instant::now()));
                 None
             }
-            Ok(Some(Err(StoreError { message, .. }))) => Some(message),
-            Err(_) => Some("keeping the list failed for a defect of scm-agent".to_owned()),
-        };
-        drop(saved);
-        self.note_problem(problem.as_deref());
-        problem
+            Err(StoreError { message, .. }) => Some(message),
+        }
+    }
+
+    /// Takes the pins of a kept list that could not be read until now, and holds them against what is in force.
+    fn catch_up(&self, snapshot: Snapshot) {
+        let mut entries = self.lock();
+        let Entries { list, pins, revision, unread, .. } = &mut *entries;
+        (*pins, *unread, *revision) = (snapshot.pins, false, *revision + 1);
+        info!("the kept list can be read again; what it trusts counts");
+        if let Some(list) = list {
+            let admission = self.admit(pins, list);
+            let log = |old: &Published, new: &IntegrationRegistry, quarantine: &Quarantine| {
+                log_quarantine(old, new, quarantine);
+                self.log_list(false, &old.registry, new)
+            };
+            self.publish_list(admission, log, |_| {});
+        }
     }
 
     /// What is to be kept, and which revision that is.
     fn write(&self) -> Option<(u64, Vec<u8>)> {
         let entries = self.lock();
-        let Entries { confirmed_at, list, pins, revision } = &*entries;
+        let Entries { confirmed_at, list, pins, revision, .. } = &*entries;
         Some((*revision, Snapshot::write((*confirmed_at)?, list.as_ref()?, pins, &self.scope)))
     }
 
@@ -269,7 +352,15 @@ impl Ledger {
     }
 
     fn admit(&self, pins: &mut Pins, list: &IntegrationList) -> Admission {
-        if self.is_questioned { pins.admit(list.clone()) } else { Admission { list: list.clone(), quarantined: Vec::new() } }
+        if !self.is_questioned {
+            return Admission { forgotten: 0, list: list.clone(), quarantined: Vec::new() };
+        }
+        let admission = pins.admit(list.clone(), self.clock.now());
+        if admission.forgotten > 0 {
+            let forgotten = admission.forgotten;
+            warn!(target: "audit", forgotten, "forgot secrets that were gone for a month, to make room for others");
+        }
+        admission
     }
 
     /// Publishes what was admitted, under the lock of the entries, so that the newest comes last; `log` says whether the registry is
@@ -280,7 +371,7 @@ impl Ledger {
         log: impl FnOnce(&Published, &IntegrationRegistry, &Quarantine) -> bool,
         note: impl FnOnce(&mut SyncState),
     ) {
-        let Admission { list, quarantined } = admission;
+        let Admission { forgotten: _, list, quarantined } = admission;
         let (registry, quarantine) = (IntegrationRegistry::new(list), Quarantine::new(quarantined));
         let old = self.publish.borrow().clone();
         let is_new = log(&old, &registry, &quarantine);
@@ -320,8 +411,16 @@ impl Ledger {
     }
 }
 
+/// Why there is no kept list, though there may be one.
+enum LoadError {
+    /// It is bad, and was moved out of the way; in a sentence.
+    SetAside(String),
+    /// It may be good and cannot be read at present; why.
+    Unread(String),
+}
+
 /// Reads the kept list; what is damaged is set aside, in a sentence that tells where it is now.
-fn load(store: &dyn SnapshotStore) -> Result<Option<Snapshot>, String> {
+fn load(store: &dyn SnapshotStore) -> Result<Option<Snapshot>, LoadError> {
     let problem = match store.load() {
         Ok(None) => return Ok(None),
         Ok(Some(bytes)) => match Snapshot::from_bytes(&bytes) {
@@ -329,18 +428,23 @@ fn load(store: &dyn SnapshotStore) -> Result<Option<Snapshot>, String> {
             Err(error) => error.to_string(),
         },
         Err(StoreError { damaged: true, message }) => message,
-        Err(StoreError { damaged: false, message }) => return Err(format!("the kept list cannot be read: {message}")),
+        Err(StoreError { damaged: false, message }) => return Err(LoadError::Unread(message)),
     };
-    let place = match store.set_aside() {
-        Ok(place) => format!("it is now {place}"),
-        Err(error) => format!("and it cannot be moved away: {error}"),
-    };
-    // Until an operator has seen it: whoever can damage the file can make the agent forget what it trusted.
-    Err(format!("the kept list was not usable: {problem}; {place}, and what the control plane says now is trusted anew"))
+    match store.set_aside() {
+        // Until an operator has seen it: whoever can damage the file can make the agent forget what it trusted.
+        Ok(place) => Err(LoadError::SetAside(format!(
+            "the kept list was not usable: {problem}; it is now {place}, and what the control plane says now is trusted anew"
+        ))),
+        Err(error) => Err(LoadError::Unread(format!("{problem}, and it cannot be moved away: {error}"))),
+    }
+}
+
+fn unread(reason: &str) -> String {
+    format!("the kept list cannot be read: {reason}; until it can be, what the control plane says is trusted anew")
 }
 
 /// Writes a line for each integration that is held back and was not before, or no longer is.
-fn log_quarantine(old: &Published, new: &Quarantine) {
+fn log_quarantine(old: &Published, registry: &IntegrationRegistry, new: &Quarantine) {
     for entry in
         new.entries().iter().filter(|entry| old.quarantine.get(&entry.proposed.id).is_none_or(|known| known.change != entry.change))
     {
@@ -349,7 +453,13 @@ fn log_quarantine(old: &Published, new: &Quarantine) {
         warn!(target: "audit", integration, fields = fields.join(" "), serving, "held back: changed without a new secret; see scm-agent trust");
     }
     for gone in old.quarantine.entries().iter().filter(|entry| new.get(&entry.proposed.id).is_none()) {
-        info!(target: "audit", integration = gone.proposed.id, "no longer held back: the control plane took the change back");
+        let integration = &gone.proposed.id;
+        match registry.get(integration) {
+            Some(_) => {
+                info!(target: "audit", integration, "no longer held back: the control plane took the change back, or sent a new secret")
+            }
+            None => info!(target: "audit", integration, "no longer held back: the list has it no more"),
+        }
     }
 }
 

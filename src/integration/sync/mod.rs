@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::pins::{Quarantine, Quarantined};
 use super::registry::IntegrationRegistry;
@@ -140,7 +140,7 @@ pub struct SyncHandle {
     ledger: Arc<Ledger>,
     published: watch::Receiver<Published>,
     signals: Arc<Signals>,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 /// What the task listens to.
@@ -193,7 +193,10 @@ impl SyncHandle {
         let signals = Arc::new(Signals::default());
         let ledger = Arc::new(Ledger::new(clock, publish, &*source, store));
         let poller = Poller::new(config, jitter, Arc::clone(&ledger), Arc::clone(&signals), source);
-        Self { ledger, published, signals, task: tokio::spawn(poller.run()) }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&ledger).keep_saving());
+        tasks.spawn(poller.run());
+        Self { ledger, published, signals, tasks }
     }
 
     /// The list in use.
@@ -272,24 +275,19 @@ impl SyncHandle {
         self.ledger.trust(id, change).await
     }
 
-    /// Writes the kept list again, as after a change of the keys that seal it.
+    /// Writes the kept list again, as after a change of the keys that seal it, and waits for that, but not for ever.
     pub async fn save_again(&self) {
-        self.ledger.save(true).await;
+        self.ledger.save(SAVE_WAIT).await;
     }
 
     /// Ends the task and waits until it is gone.
     pub async fn stop(mut self) {
-        self.task.abort();
-        // The only outcome is that it was cancelled.
-        let _ = (&mut self.task).await;
+        self.tasks.shutdown().await;
     }
 }
 
-impl Drop for SyncHandle {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// How long a save that somebody waits for may take.
+const SAVE_WAIT: Duration = Duration::from_secs(10);
 
 async fn first_attempt(mut published: watch::Receiver<Published>) {
     // An error means that the task has ended, and with it the wait.

@@ -48,7 +48,7 @@ impl Poller {
             self.signals.begun.fetch_add(1, Ordering::SeqCst);
             let failure = match self.attempt().await {
                 Ok(list) => {
-                    self.ledger.succeeded(list).await;
+                    self.ledger.succeeded(list);
                     None
                 }
                 Err(error) => {

@@ -64,6 +64,8 @@ impl Plane {
 struct Memory {
     aside: Mutex<Vec<Vec<u8>>>,
     bytes: Mutex<Option<Vec<u8>>>,
+    /// While there is one, a save waits until its other end is gone.
+    gate: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
     problem: Mutex<Option<StoreError>>,
     saves: Mutex<usize>,
 }
@@ -94,6 +96,9 @@ impl SnapshotStore for Memory {
 
     fn save(&self, snapshot: Vec<u8>) -> Result<(), StoreError> {
         self.check()?;
+        if let Some(gate) = self.gate.lock().unwrap().take() {
+            let _ = gate.recv();
+        }
         *self.saves.lock().unwrap() += 1;
         *self.bytes.lock().unwrap() = Some(snapshot);
         Ok(())
@@ -372,4 +377,64 @@ async fn what_the_operator_wrote_is_not_questioned() {
     host.plane.say(vec![moved(gitlab(), "new.example.com")]);
     sync.sync_now().await;
     assert!(serves(&sync, "new.example.com") && sync.quarantine().entries().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_list_that_cannot_be_read_is_not_written_over_and_counts_once_it_can_be() {
+    let host = Host::new();
+    host.plane.say(vec![gitlab()]);
+    let sync = host.start();
+    sync.first_list().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    sync.stop().await;
+    let kept = host.store.bytes.lock().unwrap().clone();
+
+    host.store.fail(false);
+    host.plane.say(vec![moved(gitlab(), "evil.example.com")]);
+    let sync = host.start();
+    sync.first_list().await.unwrap();
+    sleep(MINUTE * 5).await;
+    let problems = sync.state().snapshot_problems;
+    assert!(problems[0].contains("until it can be, what the control plane says is trusted anew"), "{problems:?}");
+    assert_eq!(*host.store.bytes.lock().unwrap(), kept);
+    host.store.mend();
+    sleep(MINUTE * 2).await;
+    assert_eq!(sync.quarantine().entries().len(), 1);
+    assert!(serves(&sync, "gitlab.com") || !serves(&sync, "evil.example.com"));
+    assert_ne!(*host.store.bytes.lock().unwrap(), kept, "and is kept again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_holds_up_neither_lists_nor_trust() {
+    let host = Host::new();
+    host.plane.say(vec![gitlab()]);
+    let sync = host.start();
+    sync.first_list().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let (gate, hanging) = std::sync::mpsc::channel();
+    *host.store.gate.lock().unwrap() = Some(hanging);
+    host.plane.say(vec![moved(gitlab(), "new.example.com"), github()]);
+    // A blocking call that waits stops paused time, so time goes on by hand.
+    sync.sync_now().await;
+    assert!(serves(&sync, "github.com"));
+    host.plane.say(vec![moved(gitlab(), "new.example.com")]);
+    tokio::time::advance(MINUTE).await;
+    sync.sync_now().await;
+    assert!(!serves(&sync, "github.com"), "what is taken away goes at once");
+    let shown = sync.quarantine().get("gl").unwrap().change.clone();
+    let trust = tokio::join!(sync.trust("gl", &shown), async {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    });
+    assert_eq!(
+        trust.0.unwrap_err().to_string(),
+        "integration gl is accepted, but only until the next start: the state directory does not answer"
+    );
+    assert!(serves(&sync, "new.example.com"));
+    assert!(sync.state().snapshot_problems[0].contains("does not answer"), "{:?}", sync.state().snapshot_problems);
+    drop(gate);
+    sleep(MINUTE * 3).await;
+    assert_eq!(sync.state().snapshot_problems, Vec::<String>::new());
 }
