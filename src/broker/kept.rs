@@ -1,34 +1,65 @@
 //! The list and the pins on disk: joins the store that stage 2 asks for, the sealed file, and the keys of stage 3.
 
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::integration::snapshot::{SnapshotStore, StoreError};
 use crate::key::KeyRing;
-use crate::state::{LoadError, SealedFile, StateDir, StateKeys};
+use crate::state::{self, LoadError, SealedFile, StateDir, StateKeys};
+
+/// How long the disk may take for one step; a daemon does not stand still with its file system.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What follows from not knowing what was trusted.
+const TRUSTED_ANEW: &str = "what the control plane says now is trusted anew in this run";
 
 /// The name of the file in the state directory.
 const FILE: &str = "integrations";
 
 /// Keeps the list in a file that is sealed with keys derived from the runner's.
 pub struct KeptList {
+    disk: Disk,
     file: Result<SealedFile, String>,
     /// Keys that are in use by a save stay in use for it while others take their place.
     keys: Mutex<Arc<StateKeys>>,
 }
 
 impl KeptList {
+    /// Keeps the list in the state directory of this path. One that cannot be opened, or does not answer, is no reason not to serve:
+    /// then nothing is kept, and the second value says why.
+    ///
+    /// # Errors
+    /// [`state::Error::InUse`] alone.
+    pub fn open(path: &Path, ring: &KeyRing) -> Result<(Self, Option<String>), state::Error> {
+        let (disk, opened) = (Disk::new(DISK_TIMEOUT), path.to_owned());
+        let problem = match disk.run(move || StateDir::open(&opened)) {
+            Some(Ok(directory)) => return Ok((Self::new(&directory, ring), None)),
+            Some(Err(error @ state::Error::InUse { .. })) => return Err(error),
+            Some(Err(error)) => error.to_string(),
+            None => format!("state directory {} does not answer", path.display()),
+        };
+        Ok((Self::unusable(problem.clone()), Some(problem)))
+    }
+
     /// Keeps the list in a state directory.
     #[must_use]
     pub fn new(directory: &StateDir, ring: &KeyRing) -> Self {
-        Self { file: Ok(directory.file(FILE)), keys: Mutex::new(Arc::new(StateKeys::new(ring.state_keys()))) }
+        Self {
+            disk: Disk::new(DISK_TIMEOUT),
+            file: Ok(directory.file(FILE)),
+            keys: Mutex::new(Arc::new(StateKeys::new(ring.state_keys()))),
+        }
     }
 
-    /// Keeps nothing, because the state directory is not usable. Why, is said whenever something should be kept.
+    /// Keeps nothing, because the state directory is not usable. Why, is said whenever something is or should be kept.
     #[must_use]
     pub fn unusable(problem: String) -> Self {
-        Self { file: Err(problem), keys: Mutex::new(Arc::new(StateKeys::new(Vec::new()))) }
+        Self { disk: Disk::new(DISK_TIMEOUT), file: Err(problem), keys: Mutex::new(Arc::new(StateKeys::new(Vec::new()))) }
     }
 
     /// Seals with these keys from now on.
@@ -36,28 +67,111 @@ impl KeptList {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(StateKeys::new(ring.state_keys()));
     }
 
-    fn keys(&self) -> Arc<StateKeys> {
-        Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn file(&self) -> Result<&SealedFile, StoreError> {
-        self.file.as_ref().map_err(|problem| StoreError { damaged: false, message: problem.clone() })
+    /// Does something with the file, in the time that the disk may take.
+    fn with<T: Send + 'static>(&self, work: impl FnOnce(&SealedFile, &StateKeys) -> T + Send + 'static) -> Result<T, StoreError> {
+        let file = self.file.as_ref().map_err(|problem| failure(format!("{problem}; it is not used before the next start")))?.clone();
+        let keys = Arc::clone(&self.keys.lock().unwrap_or_else(PoisonError::into_inner));
+        let path = file.path();
+        self.disk.run(move || work(&file, &keys)).ok_or_else(|| failure(format!("the file system of {} does not answer", path.display())))
     }
 }
 
 impl SnapshotStore for KeptList {
     fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        // Saving says what is wrong with the directory.
-        let Ok(file) = self.file() else { return Ok(None) };
-        file.load(&self.keys()).map_err(|error| StoreError { damaged: !matches!(error, LoadError::Io { .. }), message: error.to_string() })
+        let unreadable = |message: String| failure(format!("{message}; {TRUSTED_ANEW}"));
+        let loaded = self.with(|file, keys| file.load(keys)).map_err(|StoreError { message, .. }| unreadable(message))?;
+        loaded.map_err(|error| match error {
+            LoadError::Io { .. } => unreadable(error.to_string()),
+            other => StoreError { damaged: true, message: other.to_string() },
+        })
     }
 
     fn save(&self, snapshot: Vec<u8>) -> Result<(), StoreError> {
-        self.file()?.save(&self.keys(), snapshot).map_err(|error| StoreError { damaged: false, message: error.to_string() })
+        self.with(|file, keys| file.save(keys, snapshot))?.map_err(|error| failure(error.to_string()))
     }
 
     fn set_aside(&self) -> Result<String, StoreError> {
-        let place = self.file()?.set_aside().map_err(|error| StoreError { damaged: false, message: error.to_string() })?;
+        let place = self.with(|file, _| file.set_aside())?.map_err(|error| failure(error.to_string()))?;
         Ok(place.display().to_string())
+    }
+}
+
+/// An error that is not the file's own.
+fn failure(message: String) -> StoreError {
+    StoreError { damaged: false, message }
+}
+
+/// Runs what blocks on a file system on a thread that can be left behind: no timeout ends a call that the system does not return from.
+struct Disk {
+    /// Whether a step is under way, perhaps for ever. The next one is not begun beside it, so that there is never more than one thread.
+    is_busy: Arc<AtomicBool>,
+    timeout: Duration,
+}
+
+impl Disk {
+    fn new(timeout: Duration) -> Self {
+        Self { is_busy: Arc::default(), timeout }
+    }
+
+    /// What the work returns; `None` when it does not in time, or an earlier one has not yet.
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.is_busy.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let busy = Busy(Arc::clone(&self.is_busy));
+        let (sender, receiver) = sync_channel(1);
+        let work = move || {
+            let done = work();
+            drop(busy);
+            // Nobody may be waiting any more.
+            let _ = sender.send(done);
+        };
+        std::thread::Builder::new().name("state".to_owned()).spawn(work).ok()?;
+        receiver.recv_timeout(self.timeout).ok()
+    }
+}
+
+/// Ends a step, also one that panics or is never begun.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_left_alone_until_it_does() {
+        let disk = Disk::new(Duration::from_millis(1));
+        let (answer, answers) = channel::<()>();
+        assert_eq!(disk.run(move || answers.recv().is_ok()), None);
+        assert_eq!(disk.run(|| panic!("a second thread beside one that hangs")), None::<()>);
+        answer.send(()).unwrap();
+        let disk = Disk { timeout: Duration::from_secs(60), ..disk };
+        let answer = std::iter::repeat_with(|| disk.run(|| 7)).inspect(|_| std::thread::yield_now()).find_map(|answer| answer);
+        assert_eq!(answer, Some(7));
+    }
+
+    #[test]
+    fn a_step_that_panics_is_one_that_fails_and_the_next_one_is_done() {
+        let disk = Disk::new(Duration::from_secs(60));
+        assert_eq!(disk.run(|| panic!("meant")), None::<()>);
+        assert_eq!(disk.run(|| 7), Some(7));
+    }
+
+    #[test]
+    fn without_a_directory_loading_says_that_trust_begins_anew_and_saving_that_nothing_is_kept() {
+        let kept = KeptList::unusable("the directory is a teapot".to_owned());
+        let error = kept.load().unwrap_err();
+        assert_eq!((error.damaged, kept.set_aside().is_err()), (false, true));
+        assert!(error.message.starts_with("the directory is a teapot") && error.message.ends_with(TRUSTED_ANEW), "{error}");
+        let error = kept.save(Vec::new()).unwrap_err();
+        assert_eq!(error.message, "the directory is a teapot; it is not used before the next start");
     }
 }

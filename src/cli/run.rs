@@ -24,8 +24,7 @@ use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
-use crate::state::StateDir;
-use crate::{harden, http, state, status};
+use crate::{harden, http, status};
 
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
@@ -192,14 +191,11 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
 
 /// Where the list rests. A directory that cannot be used is no reason not to serve; another daemon in it is.
 fn kept_list(directory: &Path, keys: &KeyRing) -> Result<KeptList, Error> {
-    match StateDir::open(directory) {
-        Ok(directory) => Ok(KeptList::new(&directory, keys)),
-        Err(error @ state::Error::InUse { .. }) => Err(error.into()),
-        Err(error) => {
-            warn!(reason = %error, "the state directory is not used; what is learned ends with this process");
-            Ok(KeptList::unusable(error.to_string()))
-        }
+    let (kept, problem) = KeptList::open(directory, keys)?;
+    if let Some(reason) = problem {
+        warn!(reason, "the state directory is not used; what is learned ends with this process");
     }
+    Ok(kept)
 }
 
 pub(super) fn sources(config: &Config) -> Result<Sources, Error> {

@@ -24,11 +24,15 @@ pub struct StateDir(Arc<Opened>);
 
 struct Opened {
     path: PathBuf,
-    /// Everything is done relative to this: whoever swaps the path later changes nothing.
+    held: Mutex<Held>,
+}
+
+/// A directory that is open. Everything is done relative to it: whoever swaps the path later changes nothing.
+pub(super) struct Held {
     directory: OwnedFd,
-    /// One file is written at a time, as they may share a name.
-    writing: Mutex<()>,
-    _lock: Lock,
+    is_link: bool,
+    /// Needed to write. A directory that cannot be written to is read without it.
+    lock: Option<Lock>,
 }
 
 /// The lock on the directory, as long as this lives.
@@ -45,19 +49,26 @@ impl StateDir {
     /// Opens the directory, or makes it with mode 0700 if only it is missing, takes its lock, and removes what a crashed daemon
     /// left half-written.
     ///
-    /// It must be a directory, not a link to one, belong to root or to this user, and be closed to writers of its group and to others.
+    /// To be written to, it must be a directory, not a link to one, belong to root or to this user, be closed to writers of its group
+    /// and to others, and its lock must be free. Whether it is so is seen at each step that writes, so that what is mended later
+    /// counts. It is read in any case: its files are sealed, and somebody else can at most hide them or put old ones back.
     ///
     /// # Errors
-    /// [`Error`], with what is wrong; [`Error::InUse`] while another daemon has it open.
+    /// [`Error`], when there is no directory to read; [`Error::InUse`] while another daemon has it open.
     pub fn open(path: &Path) -> Result<Self, Error> {
         // Without a slash or a dot at its end, with which a link would be followed after all.
         let path: PathBuf = path.components().collect();
-        let directory = open_or_make(&path)?;
-        let stat = fstat(&directory).map_err(system("inspect", &path))?;
-        check(&path, stat.st_uid, stat.st_mode, rustix::process::geteuid().as_raw())?;
-        let lock = take_lock(&directory, &path)?;
-        remove_partial(&directory, &path)?;
-        Ok(Self(Arc::new(Opened { path, directory, writing: Mutex::new(()), _lock: lock })))
+        let mut held = match open_or_make(&path) {
+            Ok(directory) => Held { directory, is_link: false, lock: None },
+            Err(error @ Error::Symlink { .. }) => Held { directory: open_link(&path).map_err(|_| error)?, is_link: true, lock: None },
+            Err(error) => return Err(error),
+        };
+        match held.prepare(&path) {
+            Err(error @ Error::InUse { .. }) => return Err(error),
+            // Said by whoever writes.
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Self(Arc::new(Opened { path, held: Mutex::new(held) })))
     }
 
     /// A file of the directory, which need not exist. The name is one part of a path and begins with no dot.
@@ -73,16 +84,51 @@ impl StateDir {
         &self.0.path
     }
 
-    /// Waits until nobody else writes.
-    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
+    /// Waits until nobody else uses it: one file is read or written at a time.
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
         // The files are whole whatever a writer did before it panicked.
-        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what writes. A directory that was deleted is opened or made again for it; one that was moved away is not.
+    pub(super) fn write<T>(&self, work: impl Fn(&Held) -> Result<T, Error>) -> Result<T, Error> {
+        let mut held = self.held();
+        let first = held.prepare(&self.0.path).and_then(|()| work(&held));
+        match first {
+            Err(Error::System { reason, .. }) if is_gone(&reason) && held.is_deleted() => {}
+            other => return other,
+        }
+        *held = Held { directory: open_or_make(&self.0.path)?, is_link: false, lock: None };
+        held.prepare(&self.0.path)?;
+        work(&held)
     }
 }
 
-impl AsFd for StateDir {
+impl Held {
+    /// Makes sure that it may be written to.
+    fn prepare(&mut self, path: &Path) -> Result<(), Error> {
+        if self.is_link {
+            // It may have become a directory since.
+            *self = Self { directory: open_or_make(path)?, is_link: false, lock: None };
+        }
+        let stat = fstat(&self.directory).map_err(system("inspect", path))?;
+        check(path, stat.st_uid, stat.st_mode, rustix::process::geteuid().as_raw())?;
+        if self.lock.is_none() {
+            self.lock = Some(take_lock(&self.directory, path)?);
+            remove_partial(&self.directory);
+        }
+        Ok(())
+    }
+
+    fn is_deleted(&self) -> bool {
+        // A remote file system no longer knows what was deleted.
+        fstat(&self.directory).map_or(true, |stat| stat.st_nlink == 0)
+    }
+}
+
+impl AsFd for Held {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.directory.as_fd()
+        self.directory.as_fd()
     }
 }
 
@@ -140,9 +186,23 @@ fn check(path: &Path, owner: u32, mode: u32, euid: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the path leads to, link or not, for reading only.
+fn open_link(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Whether the system says that a directory is no longer there.
+fn is_gone(reason: &io::Error) -> bool {
+    reason.kind() == io::ErrorKind::NotFound || reason.raw_os_error() == Some(Errno::STALE.raw_os_error())
+}
+
+/// On a file that only this user opens: a lock on the directory itself could be taken by everybody who may list it.
 fn take_lock(directory: &OwnedFd, path: &Path) -> Result<Lock, Error> {
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let lock = openat(directory, LOCK, flags, Mode::RUSR | Mode::WUSR).map_err(system("open", &path.join(LOCK)))?;
+    let other = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let lock = openat(directory, LOCK, OFlags::CREATE | OFlags::RDWR | other, Mode::RUSR | Mode::WUSR)
+        // On a file system that is read-only, or where an operator made a directory of that name, it locks as well.
+        .or_else(|errno| openat(directory, LOCK, OFlags::RDONLY | other, Mode::empty()).map_err(|_| errno))
+        .map_err(system("open", &path.join(LOCK)))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock(lock)),
         Err(Errno::WOULDBLOCK) => Err(Error::InUse { path: path.to_owned() }),
@@ -150,16 +210,14 @@ fn take_lock(directory: &OwnedFd, path: &Path) -> Result<Lock, Error> {
     }
 }
 
-fn remove_partial(directory: &OwnedFd, path: &Path) -> Result<(), Error> {
-    for entry in Dir::read_from(directory).map_err(system("list the state directory", path))? {
-        let entry = entry.map_err(system("list the state directory", path))?;
+/// Removes what a crashed daemon left. What stays is said by whoever needs the name.
+fn remove_partial(directory: &OwnedFd) {
+    for entry in Dir::read_from(directory).into_iter().flatten().map_while(Result::ok) {
         let name = entry.file_name().to_bytes();
         if name.starts_with(PARTIAL.0.as_bytes()) && name.ends_with(PARTIAL.1.as_bytes()) && entry.file_type() != FileType::Directory {
-            let removed = unlinkat(directory, entry.file_name(), AtFlags::empty());
-            removed.map_err(system("remove", &path.join(&*entry.file_name().to_string_lossy())))?;
+            let _ = unlinkat(directory, entry.file_name(), AtFlags::empty());
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, fsync, openat, 
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::directory::{StateDir, partial, system};
+use super::directory::{Held, StateDir, partial, system};
 use super::seal::{self, OVERHEAD_BYTES, Refusal};
 use super::{Error, LoadError, StateKeys};
 
@@ -48,16 +48,17 @@ impl SealedFile {
         }
         let key = keys.newest().ok_or_else(|| Error::NoKey { path: self.path() })?;
         let sealed = seal::seal(key, self.name, plaintext).ok_or_else(|| Error::Seal { path: self.path() })?;
-        let _writing = self.directory.writing();
         let partial = partial(self.name);
-        self.write(&partial, &sealed)
-            .and_then(|()| renameat(&self.directory, &partial, &self.directory, self.name).map_err(io::Error::from))
-            .map_err(|error| {
-                // Its space may be what is missing.
-                let _ = unlinkat(&self.directory, &partial, AtFlags::empty());
-                system("save", &self.path())(error)
-            })?;
-        self.sync()
+        self.directory.write(|held| {
+            self.write(held, &partial, &sealed).and_then(|()| renameat(held, &partial, held, self.name).map_err(io::Error::from)).map_err(
+                |error| {
+                    // Its space may be what is missing.
+                    let _ = unlinkat(held, &partial, AtFlags::empty());
+                    system("save", &self.path())(error)
+                },
+            )?;
+            self.sync(held)
+        })
     }
 
     /// Opens the file's content with whichever key sealed it. `None` if there is no such file.
@@ -79,33 +80,48 @@ impl SealedFile {
     /// # Errors
     /// [`Error::System`], above all when there is no such file.
     pub fn set_aside(&self) -> Result<PathBuf, Error> {
-        let _writing = self.directory.writing();
-        let refused = |errno: Errno| system("set aside", &self.path())(errno);
-        statat(&self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
-        let numbered = |number: usize| format!("{}.damaged-{number}", self.name);
-        let taken = |number: &usize| statat(&self.directory, numbered(*number), AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        // Up to the first gap only: what lies behind it need not move.
-        let last = (1..KEPT_ASIDE).take_while(taken).count();
-        for number in (1..=last).rev() {
-            renameat(&self.directory, numbered(number), &self.directory, numbered(number + 1)).map_err(refused)?;
-        }
-        renameat(&self.directory, self.name, &self.directory, numbered(1)).map_err(refused)?;
-        self.sync()?;
-        Ok(self.directory.path().join(numbered(1)))
+        self.directory.write(|held| {
+            let refused = |errno: Errno| system("set aside", &self.path())(errno);
+            statat(held, self.name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
+            let numbered = |number: usize| format!("{}.damaged-{number}", self.name);
+            let taken = |number: &usize| statat(held, numbered(*number), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            // Up to the first gap only: what lies behind it need not move.
+            let last = (1..KEPT_ASIDE).take_while(taken).count();
+            for number in (1..=last).rev() {
+                renameat(held, numbered(number), held, numbered(number + 1)).map_err(refused)?;
+            }
+            renameat(held, self.name, held, numbered(1)).map_err(refused)?;
+            self.sync(held)?;
+            Ok(self.directory.path().join(numbered(1)))
+        })
     }
 
-    fn write(&self, partial: &str, bytes: &[u8]) -> io::Result<()> {
-        match unlinkat(&self.directory, partial, AtFlags::empty()) {
+    fn write(&self, held: &Held, partial: &str, bytes: &[u8]) -> io::Result<()> {
+        match unlinkat(held, partial, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => self.clear(held, partial)?,
             Err(other) => return Err(other.into()),
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let owner_only = Mode::RUSR | Mode::WUSR;
-        let mut file = File::from(openat(&self.directory, partial, flags, owner_only)?);
+        let mut file = File::from(openat(held, partial, flags, owner_only)?);
         // The umask may have taken bits away that the owner needs.
         fchmod(&file, owner_only)?;
         file.write_all(bytes)?;
         file.sync_all()
+    }
+
+    /// Takes a directory out of the way that somebody made where the file is to be written: deletes it if it is empty, else renames it
+    /// to the first free number, as what is in it is not the daemon's to delete.
+    fn clear(&self, held: &Held, partial: &str) -> io::Result<()> {
+        match unlinkat(held, partial, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+        let numbered = |number: usize| format!("{}.partial-{number}", self.name);
+        let is_free = |number: &usize| statat(held, numbered(*number), AtFlags::SYMLINK_NOFOLLOW).is_err();
+        let number = (1..=KEPT_ASIDE).find(is_free).ok_or(Errno::NOTEMPTY)?;
+        Ok(renameat(held, partial, held, numbered(number))?)
     }
 
     fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, LoadError> {
@@ -113,7 +129,8 @@ impl SealedFile {
         let unreadable = |error: io::Error| LoadError::Io { path: self.path(), reason: error };
         // Without O_NONBLOCK, opening a named pipe would wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let mut file = match openat(&self.directory, self.name, flags, Mode::empty()) {
+        let held = self.directory.held();
+        let mut file = match openat(&*held, self.name, flags, Mode::empty()) {
             Ok(descriptor) => File::from(descriptor),
             Err(Errno::NOENT) => return Ok(None),
             // A link, a socket, a device: not saved by us.
@@ -138,7 +155,7 @@ impl SealedFile {
     }
 
     /// Waits until the directory's entries are on disk.
-    fn sync(&self) -> Result<(), Error> {
-        fsync(&self.directory).map_err(system("write to disk", self.directory.path()))
+    fn sync(&self, held: &Held) -> Result<(), Error> {
+        fsync(held).map_err(system("write to disk", self.directory.path()))
     }
 }

@@ -5,6 +5,10 @@
 //! key, so that nobody without that key reads it, changes it unnoticed, or puts one file in another's place. An old content of
 //! the same file, put back by somebody who may write here, cannot be told from the newest.
 //!
+//! A directory that is not to be written to, because it is read-only, full, a link, or somebody else's to write to, is still read:
+//! what is in it is authenticated, and to take it for absent would forget what is trusted, which is more than whoever wrote to it
+//! could do. Nothing is written until it is mended.
+//!
 //! Everything here blocks: async code calls it on a blocking thread. Nothing here knows what the files hold.
 
 mod directory;

@@ -232,3 +232,23 @@ fn saves_from_several_threads_leave_one_of_their_contents() {
     assert!(contents.contains(&content(&file, &keys(&[1])).unwrap()));
     assert_eq!(place.names(), ["list", "lock"]);
 }
+
+#[test]
+fn a_directory_in_the_way_of_what_is_half_written_is_removed_or_set_aside() {
+    let place = Place::new();
+    let file = place.open().file("list");
+    let partial = place.state().join(".list.partial");
+    fs::create_dir(&partial).unwrap();
+    file.save(&keys(&[1]), b"first").unwrap();
+    assert_eq!(place.names(), ["list", "lock"]);
+    for number in 1..=3 {
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join("precious"), b"").unwrap();
+        file.save(&keys(&[1]), b"next").unwrap();
+        assert!(place.state().join(format!("list.partial-{number}/precious")).exists());
+    }
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("precious"), b"").unwrap();
+    assert!(matches!(file.save(&keys(&[1]), b"last"), Err(Error::System { action: "save", .. })), "somebody goes on making them");
+    assert_eq!(content(&file, &keys(&[1])).unwrap(), b"next");
+}
