@@ -30,15 +30,16 @@ pub struct KeptList {
 }
 
 impl KeptList {
-    /// Keeps the list in the state directory of this path. One that cannot be opened, or does not answer, is no reason not to serve:
-    /// then nothing is kept, and the second value says why.
+    /// Keeps the list in the state directory of this path. One that cannot be opened or written to, or does not answer, is no reason
+    /// not to serve: then nothing is kept, and the second value says why. What can be read is read.
     ///
     /// # Errors
     /// [`state::Error::InUse`] alone.
     pub fn open(path: &Path, ring: &KeyRing) -> Result<(Self, Option<String>), state::Error> {
         let (disk, opened) = (Disk::new(DISK_TIMEOUT), path.to_owned());
-        let problem = match disk.run(move || StateDir::open(&opened)) {
-            Some(Ok(directory)) => return Ok((Self::new(&directory, ring), None)),
+        let open = move || StateDir::open(&opened).map(|directory| (directory.check().err(), directory));
+        let problem = match disk.run(open) {
+            Some(Ok((problem, directory))) => return Ok((Self::new(&directory, ring), problem.map(|problem| problem.to_string()))),
             Some(Err(error @ state::Error::InUse { .. })) => return Err(error),
             Some(Err(error)) => error.to_string(),
             None => format!("state directory {} does not answer", path.display()),
@@ -163,6 +164,23 @@ mod tests {
         let disk = Disk::new(Duration::from_secs(60));
         assert_eq!(disk.run(|| panic!("meant")), None::<()>);
         assert_eq!(disk.run(|| 7), Some(7));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_written_to_is_opened_and_said_to_be_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let ring = KeyRing::load(&crate::key::Config::default()).unwrap();
+        let (kept, problem) = KeptList::open(&link, &ring).unwrap();
+        assert!(problem.unwrap().contains("is a symbolic link"));
+        assert!(kept.load().unwrap().is_none());
+        assert!(kept.save(Vec::new()).is_err());
+        let (kept, problem) = KeptList::open(&target, &ring).unwrap();
+        assert_eq!(problem, None);
+        assert!(matches!(KeptList::open(&target, &ring), Err(state::Error::InUse { .. })));
+        drop(kept);
     }
 
     #[test]

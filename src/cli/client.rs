@@ -79,13 +79,17 @@ pub(super) fn ask_about<T: serde::de::DeserializeOwned>(socket: &Path, verb: &st
     }
     let document = serde_json::from_slice(&answer).map(printable);
     document.and_then(serde_json::from_value).map_err(|_| {
-        let said = String::from_utf8_lossy(&answer);
-        let reason = said.strip_prefix("error=").and_then(|rest| rest.lines().next()).map(crate::git::frame::printable);
-        Error::new(
-            Kind::Upstream,
-            reason.map_or_else(|| format!("scm-agent on {path} answered something else"), |reason| format!("scm-agent: {reason}")),
-        )
+        let message =
+            said(&answer).map_or_else(|| format!("scm-agent on {path} answered something else"), |said| format!("scm-agent: {said}"));
+        Error::new(Kind::Upstream, message)
     })
+}
+
+/// What the daemon says instead of a document: why it refuses, or that it could not answer in time.
+fn said(answer: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(answer);
+    let said = text.lines().find_map(|line| line.strip_prefix("error=").or_else(|| line.strip_prefix("message=")))?;
+    Some(crate::git::frame::printable(said))
 }
 
 /// Sends a request and returns all that comes back, until the end or the deadline.
@@ -128,6 +132,15 @@ fn printable(document: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_daemon_says_instead_of_a_document_is_shown() {
+        assert_eq!(said(b"error=only root may\n\n").as_deref(), Some("only root may"));
+        assert_eq!(said(b"message=no answer in \x1btime\nquit=1\n\n").as_deref(), Some("no answer in  time"));
+        for other in [&b"username=x\n\n"[..], b"not JSON", b"{\"a\":1}"] {
+            assert_eq!(said(other), None);
+        }
+    }
 
     #[test]
     fn nothing_that_a_terminal_acts_upon_is_left_in_an_answer() {

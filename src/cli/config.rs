@@ -35,7 +35,10 @@ pub fn run(args: Args, explicit: Option<&Path>, environment: &Environment, io: &
     let config = Config::load(explicit, environment)?;
     match args.action {
         Action::Check => check(&config, io),
-        Action::Show => Ok(write!(io.stdout, "{}", config.to_toml())?),
+        Action::Show => {
+            let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+            Ok(write!(io.stdout, "{}", config.to_toml_beside(is_set))?)
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Io, log};
@@ -28,6 +29,9 @@ use crate::{harden, http, status};
 
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The least time between two readings, however often they are asked for.
+const KEY_FILES_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the configured source can be asked.
 pub(super) struct Sources {
@@ -178,22 +182,34 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
     });
     let (mut hangup, reloading) = (signal(SignalKind::hangup())?, Arc::clone(broker));
     tasks.spawn(async move {
-        loop {
-            let reload = tokio::select! {
-                asked = hangup.recv() => if asked.is_some() { Reload::Asked } else { return },
-                () = tokio::time::sleep(key_files_interval) => Reload::Look,
-            };
+        let mut last = None;
+        while let Some(reload) = next_reload(&mut last, key_files_interval, async || hangup.recv().await).await {
             reloading.reload_keys(reload).await;
         }
     });
     Ok(tasks)
 }
 
+/// Waits until the key files are to be read: because somebody asks, in a storm of signals once in a while, or to look at them again.
+/// `None` when nobody can ask any more.
+async fn next_reload(last: &mut Option<Instant>, look_after: Duration, asked: impl AsyncFnOnce() -> Option<()>) -> Option<Reload> {
+    let reload = tokio::select! {
+        asked = asked() => asked.map(|()| Reload::Asked)?,
+        () = tokio::time::sleep(look_after) => Reload::Look,
+    };
+    if let Some(last) = *last {
+        // Signals that come meanwhile are one.
+        tokio::time::sleep_until(last + KEY_FILES_PAUSE).await;
+    }
+    *last = Some(Instant::now());
+    Some(reload)
+}
+
 /// Where the list rests. A directory that cannot be used is no reason not to serve; another daemon in it is.
 fn kept_list(directory: &Path, keys: &KeyRing) -> Result<KeptList, Error> {
     let (kept, problem) = KeptList::open(directory, keys)?;
     if let Some(reason) = problem {
-        warn!(reason, "the state directory is not used; what is learned ends with this process");
+        warn!(reason, "the state directory is not written to; what is learned ends with this process");
     }
     Ok(kept)
 }
@@ -246,4 +262,21 @@ pub(super) fn group_id(group: &str) -> Result<u32, Error> {
 
 pub(super) fn http_setup(error: http::BuildError) -> Error {
     Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see ca_file and proxy in [control_plane] and [scm]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_storm_of_signals_the_keys_are_read_once_a_second_and_at_once_for_the_first() {
+        let (mut last, begin) = (None, Instant::now());
+        for reading in 0..10 {
+            let reload = next_reload(&mut last, Duration::from_secs(10), async || Some(())).await;
+            assert_eq!((reload, begin.elapsed().as_secs()), (Some(Reload::Asked), reading));
+        }
+        let reload = next_reload(&mut last, Duration::from_secs(10), std::future::pending).await;
+        assert_eq!((reload, begin.elapsed().as_secs()), (Some(Reload::Look), 19));
+        assert_eq!(next_reload(&mut last, Duration::from_secs(10), async || None).await, None);
+    }
 }

@@ -8,6 +8,9 @@ use super::{Io, client};
 use crate::error::Error;
 use crate::status::{Integration, Secret, Status, TokenState};
 
+/// The longest name that a person is shown whole.
+const MAX_NAME_CHARS: usize = 80;
+
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -93,12 +96,12 @@ fn table(status: &Status, now: SystemTime) -> String {
             }
         };
         rows.push([
-            format!("{}{}", integration.host, integration.virtual_directory),
-            integration.scm_id.clone(),
+            cut(&format!("{}{}", integration.host, integration.virtual_directory)),
+            cut(&integration.scm_id),
             integration.grant.clone(),
             secret.to_owned(),
-            integration.id.clone(),
-            token,
+            cut(&integration.id),
+            cut_words(&token),
         ]);
     }
     if rows.len() > 1 {
@@ -110,7 +113,7 @@ fn table(status: &Status, now: SystemTime) -> String {
     if !status.degraded.is_empty() {
         text.push('\n');
         for reason in &status.degraded {
-            let _ = writeln!(text, "! {reason}");
+            let _ = writeln!(text, "! {}", cut_words(reason));
         }
     }
     text
@@ -125,6 +128,20 @@ fn no_token(integration: &Integration) -> String {
         ("user", _) => "takes a user's own grant".to_owned(),
         _ => "-".to_owned(),
     }
+}
+
+/// A name that fits a table.
+fn cut(name: &str) -> String {
+    match name.char_indices().nth(MAX_NAME_CHARS) {
+        None => name.to_owned(),
+        Some(_) => name.chars().take(MAX_NAME_CHARS - 1).chain(['\u{2026}']).collect(),
+    }
+}
+
+/// A sentence whose names fit a line. Paths stay whole: they are there to be looked at.
+pub(super) fn cut_words(sentence: &str) -> String {
+    let cut = |word: &str| if word.starts_with('/') { word.to_owned() } else { cut(word) };
+    sentence.split(' ').map(cut).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes rows as columns as wide as their widest cell.
@@ -175,6 +192,17 @@ mod tests {
 
     fn token(expires_at: u64, state: TokenState) -> Token {
         Token { subject: "service".to_owned(), expires_at: Some(expires_at), state, last_error: None }
+    }
+
+    #[test]
+    fn names_of_more_than_80_characters_are_cut_and_paths_are_not() {
+        let (fits, long) = ("\u{e4}".repeat(80), "\u{e4}".repeat(81));
+        let short = format!("{}\u{2026}", "\u{e4}".repeat(79));
+        assert_eq!((cut(&fits), cut(&long)), (fits.clone(), short.clone()));
+        assert_eq!(
+            cut_words(&format!("integration 7 ({long} at /{long}: {fits} no")),
+            format!("integration 7 ({}\u{2026} at /{long}: {fits} no", "\u{e4}".repeat(78))
+        );
     }
 
     #[test]

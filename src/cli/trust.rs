@@ -47,10 +47,7 @@ pub fn run(args: &Args, socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
     let outcome: Trust = client::ask_about(socket, "trust", &[("id", &integration.id), ("change", &quarantine.change)])?;
     match outcome.error {
         None => writeln!(io.stdout, "accepted; it is in use now")?,
-        Some(error) if outcome.accepted => {
-            let hint = "mend the state directory (agent.state_dir), then run: scm-agent trust";
-            return Err(Error::new(Kind::Internal, error).hint(hint));
-        }
+        Some(error) if outcome.accepted => return Err(not_kept(error, &integration.id)),
         Some(_) => return Err(changed(&integration.id)),
     }
     Ok(())
@@ -59,6 +56,16 @@ pub fn run(args: &Args, socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
 fn changed(id: &str) -> Error {
     Error::new(Kind::Upstream, format!("what is held back of integration {id} is no longer what was shown; nothing was accepted"))
         .hint("look again: scm-agent trust")
+}
+
+/// It is in use and not on the disk. A directory that was not usable at the start is not used before the next one.
+fn not_kept(error: String, id: &str) -> Error {
+    Error::new(Kind::Internal, error)
+        .hint("it is in use now; once the state directory (agent.state_dir) can be written to, it is saved by itself with a later list")
+        .hint(format!(
+            "if the daemon restarts before that, as it must where the directory was not usable at its start, the change may be held back \
+             again: then look, and run again: scm-agent trust {id}"
+        ))
 }
 
 fn table(held: &[(&Integration, &Quarantine)]) -> String {
@@ -174,5 +181,13 @@ Accept only what you or your administrator changed: the app's secret goes to wha
 ";
         assert_eq!(table(&[(&integration, integration.quarantine.as_ref().unwrap())]), expected);
         assert_eq!(table(&[]), "nothing is held back\n");
+    }
+
+    #[test]
+    fn what_is_accepted_and_not_kept_is_said_to_be_in_use_and_when_it_is_to_be_accepted_again() {
+        let report = not_kept("integration 7 is accepted: the disk is full".to_owned(), "7").report();
+        for part in ["error: integration 7 is accepted", "hint: it is in use now", "saved by itself", "scm-agent trust 7\n"] {
+            assert!(report.contains(part), "{report}");
+        }
     }
 }

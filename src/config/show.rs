@@ -4,11 +4,18 @@ use std::fmt::Write as _;
 
 use super::keys::PROVIDER;
 use super::{Config, Origin, Setting};
+use crate::http::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
 
 impl Config {
     /// The effective values in TOML, each with its origin in a comment; no secret.
     #[must_use]
     pub fn to_toml(&self) -> String {
+        self.to_toml_beside(|_| false)
+    }
+
+    /// The same, with the environment's proxies named where they count instead of a key; `is_set` says which variables have a value.
+    #[must_use]
+    pub fn to_toml_beside(&self, is_set: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
         let mut table = None;
         for setting in &self.settings {
@@ -18,18 +25,26 @@ impl Config {
                 let (open, close) = if setting.section == PROVIDER { ("[[", "]]") } else { ("[", "]") };
                 let _ = writeln!(text, "{blank}{open}{}{close}", setting.section);
             }
-            let _ = writeln!(text, "{}", line(setting));
+            let _ = writeln!(text, "{}", line(setting, &is_set));
         }
         text
     }
 }
 
-fn line(Setting { name, value, origin, .. }: &Setting) -> String {
+fn line(Setting { name, value, origin, .. }: &Setting, is_set: &dyn Fn(&str) -> bool) -> String {
+    let variables: &[&str] = match *name {
+        "proxy" => &PROXY_VARIABLES,
+        "no_proxy" => &NO_PROXY_VARIABLES,
+        _ => &[],
+    };
     match (value, origin) {
         (Some(value), origin) => format!("{name} = {value} # {}", one_line(origin)),
         // The token is in a variable: not set as a key, but not missing either.
         (None, Origin::Variable(variable)) => format!("# {name} is not set: the token is in {variable}"),
-        (None, _) => format!("# {name} is not set"),
+        (None, _) => match variables.iter().find(|variable| is_set(variable)) {
+            Some(variable) => format!("# {name} is not set; the environment's {variable} counts"),
+            None => format!("# {name} is not set"),
+        },
     }
 }
 

@@ -24,6 +24,7 @@ use address::{Guard, host_key, literal};
 pub use error::Error;
 use error::{classify, refused_address};
 use proxy::Route;
+pub(crate) use proxy::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
 use resolver::GuardedResolver;
 pub use resolver::{Lookup, SystemLookup};
 pub use stream::{Head, Stream};

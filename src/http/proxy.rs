@@ -9,9 +9,9 @@ use url::Url;
 use super::{BuildError, host_and_port, is_loopback_name};
 
 /// Where the environment names a proxy for https URLs; the first that is set counts.
-const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+pub(crate) const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// Where the environment names the hosts that are asked directly; the first that is set counts.
-const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+pub(crate) const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// A proxy and what goes through it.
 pub(super) struct Route {

@@ -63,10 +63,8 @@ impl StateDir {
             Err(error @ Error::Symlink { .. }) => Held { directory: open_link(&path).map_err(|_| error)?, is_link: true, lock: None },
             Err(error) => return Err(error),
         };
-        match held.prepare(&path) {
-            Err(error @ Error::InUse { .. }) => return Err(error),
-            // Said by whoever writes.
-            Ok(()) | Err(_) => {}
+        if let Err(error @ Error::InUse { .. }) = held.prepare(&path) {
+            return Err(error);
         }
         Ok(Self(Arc::new(Opened { path, held: Mutex::new(held) })))
     }
@@ -76,6 +74,14 @@ impl StateDir {
     pub fn file(&self, name: &'static str) -> SealedFile {
         debug_assert!(!name.is_empty() && name != LOCK && !name.starts_with('.') && !name.contains('/'), "no name for a file: {name}");
         SealedFile::new(self.clone(), name)
+    }
+
+    /// Whether it can be written to, as far as that shows without writing.
+    ///
+    /// # Errors
+    /// [`Error`], as a save would give it.
+    pub fn check(&self) -> Result<(), Error> {
+        self.held().prepare(&self.0.path)
     }
 
     /// Where it was when it was opened.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::run::{http_setup, sources};
+use super::status::cut_words;
 use super::{Io, client};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Finding, Source};
@@ -375,10 +376,24 @@ fn report(checks: &[Check]) -> String {
             State::Skip => "skip",
             State::Warn => "warn",
         };
-        let _ = writeln!(text, "{state:<5} {:<15} {}", check.name, check.detail.replace('\n', "\n                      "));
+        let _ = writeln!(text, "{state:<5} {:<15} {}", check.name, cut_words(&check.detail).replace('\n', "\n                      "));
         if let Some(next) = check.next.as_deref().filter(|next| !next.is_empty()) {
             let _ = writeln!(text, "                      -> {next}");
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_in_the_report_and_whole_in_the_document() {
+        let checks = [Check::warn("integrations", format!("{} gives no token", "a".repeat(200)), "b".repeat(200))];
+        let expected =
+            format!("warn  integrations    {}\u{2026} gives no token\n                      -> {}\n", "a".repeat(79), "b".repeat(200));
+        assert_eq!(report(&checks), expected);
+        assert!(serde_json::to_string(&checks).unwrap().contains(&"a".repeat(200)));
+    }
 }

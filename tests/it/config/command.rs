@@ -176,6 +176,21 @@ fn show_says_which_variable_holds_the_token() {
 }
 
 #[test]
+fn show_says_which_variables_name_the_proxy_and_not_what_they_hold() {
+    let variables = [("ALL_PROXY", "http://canary"), ("HTTPS_PROXY", "http://canary:canary@canary"), ("no_proxy", "canary")];
+    let shown = |config: &str| {
+        let output = scm_agent(&["config", "show", "--config", Folder::new(config).main().to_str().unwrap()], &variables);
+        let shown = text(&output.stdout).to_owned();
+        assert!(!shown.contains("canary"), "{shown}");
+        shown.lines().filter(|line| line.contains("proxy ")).map(|line| line.split(" # ").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (proxy, own) = ("# proxy is not set; the environment's HTTPS_PROXY counts", "no_proxy = [\"x.example\"]");
+    let no_proxy = "# no_proxy is not set; the environment's no_proxy counts";
+    assert_eq!(shown(LEAST), [proxy, no_proxy, proxy, no_proxy]);
+    assert_eq!(shown(&format!("{LEAST}{own}\n")), [proxy, own, proxy, own]);
+}
+
+#[test]
 fn show_refuses_a_broken_configuration_as_check_does() {
     let folder = Folder::new("canary");
     let output = scm_agent(&["config", "show", "--config", folder.main().to_str().unwrap()], &[]);
