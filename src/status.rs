@@ -60,6 +60,10 @@ pub struct Sync {
     /// three poll intervals.
     #[serde(default)]
     pub stale: bool,
+    /// In an answer to the verb `sync`: in how many seconds the source is asked, where it was not asked for this because it was
+    /// asked so often, or wants to be left alone. `null` where it was asked.
+    #[serde(default)]
+    pub next_attempt_in_seconds: Option<u64>,
 }
 
 /// An integration and what it can answer with.

@@ -15,7 +15,7 @@ use super::{Agent, Client};
 use crate::broker::{Caller, Outcome};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest};
-use crate::integration::sync::TrustError;
+use crate::integration::sync::{Asker, TrustError};
 use crate::status;
 
 /// What is read at a time. A request of git's is a few hundred bytes.
@@ -137,7 +137,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
-        Verb::Other(name) => return other_verb(name, agent).await,
+        Verb::Other(name) => return other_verb(name, client, agent).await,
     };
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
         Ok(request) => request,
@@ -165,7 +165,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
 }
 
 /// The verbs that are not git's: each is answered with one JSON document.
-async fn other_verb<'a>(name: &str, agent: &'a Arc<Agent>) -> Answer<'a> {
+async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
     let mut place = None;
     let mut document = match name {
         "status" => {
@@ -175,7 +175,10 @@ async fn other_verb<'a>(name: &str, agent: &'a Arc<Agent>) -> Answer<'a> {
             let document = tokio::task::spawn_blocking(move || serde_json::to_vec(&agent.status()).unwrap_or_default());
             document.await.unwrap_or_default()
         }
-        "sync" => serde_json::to_vec(&agent.broker.sync_now().await).unwrap_or_default(),
+        "sync" => {
+            let asker = if client.is_privileged { Asker::Operator } else { Asker::Anyone };
+            serde_json::to_vec(&agent.broker.sync_now(asker).await).unwrap_or_default()
+        }
         _ => return refusal(&"this scm-agent does not know that verb"),
     };
     document.push(b'\n');

@@ -111,6 +111,8 @@ pub struct Refusal {
     pub host: String,
     /// Why.
     pub code: Code,
+    /// Whether the code is only what the status means, since the reply did not say one that is known.
+    pub is_inferred: bool,
     /// The HTTP status.
     pub status: u16,
     /// What the server says of it: at most 200 plain characters. `None` when it says nothing or repeats the token.
@@ -144,6 +146,7 @@ impl Refusal {
         Self {
             host,
             code: code.unwrap_or_else(|| Code::from_status(status)),
+            is_inferred: code.is_none(),
             status,
             message: message.and_then(proto_json::string).and_then(|message| presentable(&message, token)),
             retry_after: details.and_then(retry_info).or_else(|| retry_after(headers, now)).map(|delay| delay.min(MAX_RETRY_AFTER)),

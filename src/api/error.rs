@@ -255,10 +255,13 @@ impl From<&Error> for SourceError {
 
 impl From<&Error> for FeedError {
     fn from(error: &Error) -> Self {
+        // How servers without the method, or without streams, answer on their own.
+        let is_without = |status| matches!(status, 404 | 405 | 415 | 501);
         let unsupported = match error {
+            Error::Refused(Refusal { is_inferred: true, status, .. }) => is_without(*status),
             Error::Refused(refusal) => matches!(refusal.code, Code::PermissionDenied | Code::Unimplemented),
-            // How servers without the method, or without streams, answer on their own.
-            Error::NotControlPlane { status, .. } => matches!(status, 404 | 405 | 415 | 501),
+            // HTML is what load balancers answer while there is no server behind them, as during an update.
+            Error::NotControlPlane { status, media_type, .. } => media_type == "text/plain" && is_without(*status),
             _ => false,
         };
         let error = SourceError::from(error);

@@ -4,6 +4,7 @@
 //! error, and what goes wrong is said without its URL, its body or the token.
 
 mod bounded_file;
+mod budget;
 mod connect;
 mod control_plane;
 mod envelope;

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::Budget;
 use super::connect::{Code, Refusal};
 use super::control_plane::{CONNECT_PROTOCOL_VERSION, ControlPlane, JSON, authorization, check_form};
 use super::envelope::{self, Decoder, Envelope};
@@ -34,6 +35,7 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// An open `WatchEvents` stream.
 pub struct EventStream {
+    budget: Budget,
     deadline: Instant,
     decoder: Decoder,
     hinted: bool,
@@ -82,6 +84,7 @@ impl ControlPlane {
         let refusal_limit = REFUSAL_LIMIT.min(idle_limit);
         let begun = timeout(refusal_limit, reply.head(idle_limit)).await.map(|head| head.map(drop));
         let mut stream = EventStream {
+            budget: Budget::default(),
             deadline: opened + idle_limit,
             decoder: Decoder::default(),
             hinted: false,
@@ -119,10 +122,12 @@ impl EventStream {
 
     async fn until_hint(&mut self) -> Result<(), Error> {
         loop {
+            self.budget.pause().await;
             let envelope = self.decoder.next().map_err(|source| Error::Stream { host: self.host.clone(), source })?;
             match envelope {
                 None => self.read().await?,
                 Some(Envelope::Message(message)) => {
+                    self.budget.spend_envelope();
                     self.deadline = Instant::now() + self.idle_limit;
                     if is_hint(&message) {
                         return Ok(());
@@ -142,6 +147,7 @@ impl EventStream {
         let Reply::Accepted(_, stream) = &mut self.reply else { return Err(Error::StreamEnded { host: self.host.clone() }) };
         match stream.next_chunk(limit).await? {
             Some(chunk) => {
+                self.budget.spend_read(chunk.len());
                 self.decoder.feed(&chunk);
                 Ok(())
             }

@@ -23,7 +23,7 @@ use crate::git::{CredentialRequest, Operation};
 use crate::integration::location::Location;
 use crate::integration::registry::{IntegrationRegistry, Lookup};
 use crate::integration::source::RegisteredKeySource;
-use crate::integration::sync::{SyncHandle, TrustError};
+use crate::integration::sync::{Answer, Asker, SyncHandle, TrustError};
 use crate::integration::{ScmId, ScmIntegration};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient};
@@ -325,6 +325,10 @@ impl Broker {
             Box::pin(async move {
                 let undecryptable = || Error::Undecryptable { integration_id: integration.id.clone() };
                 let app = integration.oauth.as_ref().ok_or_else(undecryptable)?;
+                // The issuer hears nothing of a secret that does not open.
+                if !secrets.opens(&app.encrypted_client_secret).await {
+                    return Err(undecryptable());
+                }
                 let endpoint = tokens.endpoint(&plan).await?;
                 // The secret is open from here to the end of the next call, which wipes it once the request is written.
                 let client_secret = secrets.open(&app.encrypted_client_secret).await.ok_or_else(undecryptable)?;
@@ -373,10 +377,15 @@ impl Broker {
         }
     }
 
-    /// Has the list fetched now; how that went.
-    pub async fn sync_now(&self) -> status::Sync {
-        self.rotation.ask_soon();
-        describe_sync(self.sync.sync_now().await.state, self.clock.now())
+    /// Has the list fetched as soon as it may be; how that went, or when it will be where that is not soon.
+    pub async fn sync_now(&self, asker: Asker) -> status::Sync {
+        let Answer { next_attempt_in, published } = self.sync.ask(asker).await;
+        // Who was not asked for the list is not asked for the key either.
+        if next_attempt_in.is_none() {
+            self.rotation.ask_soon();
+        }
+        let next_attempt_in_seconds = next_attempt_in.map(|pause| pause.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX));
+        status::Sync { next_attempt_in_seconds, ..describe_sync(published.state, self.clock.now()) }
     }
 
     /// Accepts a quarantined integration as it was shown, and puts it to use.

@@ -180,6 +180,7 @@ pub(super) fn describe_sync(state: SyncState, now: SystemTime) -> status::Sync {
         next: next.map(str::to_owned),
         consecutive_failures,
         watching,
+        next_attempt_in_seconds: None,
         stale: from_snapshot || age.is_some_and(|age| age > poll_interval.saturating_mul(STALE_AFTER_INTERVALS)),
     }
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::{Broker, Error};
 use crate::integration::source::{RegisteredKeySource, SourceError, SourceErrorKind};
-use crate::integration::sync::Published;
+use crate::integration::sync::{Allowance, Published};
 use crate::key::{KeyDescription, KeyFiles, KeyRing, OaepHash, RunnerPublicKey};
 
 /// When the registered key is asked for again, while it is one of those loaded or is not to be had.
@@ -223,12 +223,12 @@ impl Broker {
     pub async fn follow_registered_key(&self) {
         let Some(source) = &self.rotation.source else { return };
         let mut lists = self.sync.subscribe();
-        let mut asked = None;
-        let mut due = Instant::now();
+        let mut allowance = Allowance::for_requests();
+        let (mut due, mut soonest) = (Instant::now(), Instant::now());
         loop {
             let in_time = async {
                 sleep_until(due).await;
-                // After a list that came: a control plane in trouble has enough with that.
+                // After a list that came: a control plane in trouble has enough with that, whoever asks.
                 lists
                     .wait_for(|Published { state, .. }| state.last_success.is_some() && state.last_error.is_none() && !state.from_snapshot)
                     .await
@@ -236,10 +236,14 @@ impl Broker {
             };
             tokio::select! {
                 goes_on = in_time => if !goes_on { return },
-                () = self.rotation.ask.notified() => sleep_until(asked.map_or(due, |asked| asked + MIN_PAUSE)).await,
+                () = self.rotation.ask.notified() => {
+                    due = allowance.bring_forward(due, soonest);
+                    continue;
+                }
             }
             let answer = source.registered_key().await;
-            asked = Some(Instant::now());
+            let wanted = answer.as_ref().err().and_then(|error| error.retry_after).unwrap_or_default();
+            soonest = Instant::now() + MIN_PAUSE.max(wanted);
             due = Instant::now() + self.take_answer(answer);
         }
     }

@@ -20,7 +20,7 @@ use crate::config::{Config, Source, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::snapshot::SnapshotStore;
 use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
-use crate::integration::sync::{self, Hinter, RandomJitter, SyncHandle};
+use crate::integration::sync::{self, Asker, Hinter, RandomJitter, SyncHandle};
 use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
@@ -177,7 +177,7 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
     let (mut hangup, refetching) = (signal(SignalKind::hangup())?, Arc::clone(broker));
     tasks.spawn(async move {
         while hangup.recv().await.is_some() {
-            refetching.sync_now().await;
+            refetching.sync_now(Asker::Operator).await;
         }
     });
     let (mut hangup, reloading) = (signal(SignalKind::hangup())?, Arc::clone(broker));

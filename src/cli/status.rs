@@ -221,6 +221,7 @@ mod tests {
                 consecutive_failures: 3,
                 watching: false,
                 stale: false,
+                next_attempt_in_seconds: None,
             },
             integrations: vec![
                 Integration { tokens: vec![token(4_600, TokenState::Valid)], ..integration("a.example", "service") },

@@ -15,7 +15,10 @@ pub fn run(socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
     if let Some(error) = failure(&sync) {
         return Err(error);
     }
-    writeln!(io.stdout, "the list is current, from {}", sync.source)?;
+    match sync.next_attempt_in_seconds {
+        Some(seconds) => writeln!(io.stdout, "{} was asked just before, and is asked again in {seconds} s", sync.source)?,
+        None => writeln!(io.stdout, "the list is current, from {}", sync.source)?,
+    }
     Ok(())
 }
 
@@ -28,7 +31,11 @@ fn failure(sync: &Sync) -> Option<Error> {
         Some(next) => error.hint(next.clone()),
         None => error,
     };
-    Some(error.hint(format!("{kept}; the daemon goes on trying")))
+    let goes_on = match sync.next_attempt_in_seconds {
+        Some(seconds) => format!("the daemon has not asked again now, and does so in {seconds} s"),
+        None => "the daemon goes on trying".to_owned(),
+    };
+    Some(error.hint(format!("{kept}; {goes_on}")))
 }
 
 #[cfg(test)]
@@ -46,6 +53,7 @@ mod tests {
             consecutive_failures: 1,
             watching: false,
             stale: false,
+            next_attempt_in_seconds: None,
         };
         let expected = "error: the list could not be fetched from plane.example: the token is not valid\nhint: renew it\n\
             hint: the last list stays in use; the daemon goes on trying\n";

@@ -282,3 +282,41 @@ async fn a_new_token_in_the_file_ends_a_long_wait() {
     daemon.until(|status| status["sync"]["last_success"].is_u64()).await;
     assert!(scene.control_plane.received().len() < 5);
 }
+
+#[tokio::test]
+async fn who_asks_is_told_when_a_retry_after_is_over_and_the_key_is_left_alone_until_then() {
+    let scene = scene().await;
+    scene.control_plane.set_integrations(vec![scene.integration(1, "one.example.com")]);
+    scene.control_plane.set_public_key(&[7; 32]);
+    let daemon = scene.start(NEVER).await;
+    daemon.until(|status| status["key"][0]["registered"] == false).await;
+    scene.control_plane.fail_next(10_000, connect_error("unavailable", "").header("retry-after", "900"));
+    sync(&daemon).await;
+    let keys = scene.control_plane.get_runner_calls();
+    // Even an operator has to wait ten seconds, and is told so.
+    let answer: Value = serde_json::from_str(&daemon.ask("scm-agent/1 sync\n\n").await).unwrap();
+    assert!(answer["next_attempt_in_seconds"].is_u64() && answer["last_error"].is_string(), "{answer}");
+    for _ in 0..20 {
+        sync(&daemon).await;
+    }
+    assert_eq!(scene.control_plane.get_runner_calls(), keys);
+    // The key is asked for once the list comes again.
+    scene.control_plane.recover();
+    while scene.control_plane.get_runner_calls() == keys {
+        sync(&daemon).await;
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(daemon.status().await["sync"]["last_error"], json!(null));
+}
+
+#[tokio::test]
+async fn the_issuer_hears_nothing_of_a_secret_that_does_not_open() {
+    let scene = scene().await;
+    let mut integration = scene.integration(1, "one.example.com");
+    integration["oauth"]["encryptedClientSecret"] = json!("AAAA");
+    scene.control_plane.set_integrations(vec![integration]);
+    let daemon = scene.start(NEVER).await;
+    let refusal = scene.token(&daemon, "one.example.com").await.unwrap_err();
+    assert!(refusal.contains("no runner key opens"), "{refusal}");
+    assert_eq!(scene.issuer.received().len(), 0);
+}

@@ -99,6 +99,16 @@ impl SecretLedger {
         opened
     }
 
+    /// Whether a secret opens; costs nothing where that is known.
+    pub(super) async fn opens(&self, ciphertext: &EncryptedClientSecret) -> bool {
+        let known = self.lock().known_now(&digest(ciphertext));
+        match known {
+            Some(opens) => opens,
+            // The opened secret is wiped at the end of this statement.
+            None => self.open(ciphertext).await.is_some(),
+        }
+    }
+
     /// Finds out for each of a list's ciphertexts whether it opens, and forgets those no longer in it.
     pub(super) async fn check_all(&self, mut ciphertexts: Vec<EncryptedClientSecret>) {
         let current: HashSet<CiphertextDigest> = ciphertexts.iter().map(digest).collect();
@@ -109,10 +119,7 @@ impl SecretLedger {
             ciphertexts.sort_by_cached_key(|ciphertext| !state.opens.contains_key(&digest(ciphertext)));
         }
         for ciphertext in ciphertexts {
-            if !self.lock().is_current(&digest(&ciphertext)) {
-                // The opened secret is wiped at the end of this statement.
-                drop(self.open(&ciphertext).await);
-            }
+            self.opens(&ciphertext).await;
         }
     }
 
@@ -143,8 +150,9 @@ impl State {
         (!in_vain).then(|| (Arc::clone(&self.ring), self.rotation))
     }
 
-    fn is_current(&self, digest: &CiphertextDigest) -> bool {
-        self.opens.get(digest).is_some_and(|known| known.rotation == self.rotation)
+    /// Whether a ciphertext opens with the keys in use; `None` while they have not tried.
+    fn known_now(&self, digest: &CiphertextDigest) -> Option<bool> {
+        self.opens.get(digest).filter(|known| known.rotation == self.rotation).map(|known| known.opens)
     }
 
     /// Notes what became of a ciphertext, unless later keys were tried on it; says whether it is about the keys in use.

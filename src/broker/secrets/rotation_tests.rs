@@ -61,7 +61,7 @@ fn what_older_keys_did_is_not_taken_for_what_those_in_use_do() {
     let mut state = State { ring: Arc::new(ring(&[])), rotation: 1, opens: HashMap::new() };
     let digest = [7; 32];
     assert!(!state.remember(digest, Known { opens: false, rotation: 0 }));
-    assert!(!state.is_current(&digest) && state.keys_for(&digest).is_some());
+    assert!(state.known_now(&digest).is_none() && state.keys_for(&digest).is_some());
     assert!(state.remember(digest, Known { opens: false, rotation: 1 }));
     assert!(state.keys_for(&digest).is_none());
     assert!(state.remember(digest, Known { opens: true, rotation: 1 }));

@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::pins::{Quarantine, Quarantined};
 use super::registry::IntegrationRegistry;
@@ -22,6 +23,7 @@ use super::snapshot::SnapshotStore;
 use super::source::IntegrationSource;
 use crate::clock::Clock;
 use ledger::Ledger;
+pub(crate) use pace::Allowance;
 use pace::PERMILLE;
 use poller::Poller;
 
@@ -83,6 +85,24 @@ pub struct SyncState {
     pub watching: bool,
 }
 
+/// On whose behalf the source is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Whoever may talk to the daemon: what the source asks for counts.
+    Anyone,
+    /// Who answers for this host, and may know better.
+    Operator,
+}
+
+/// What came of a request to ask the source.
+#[derive(Debug)]
+pub struct Answer {
+    /// In how long the source is asked, where that is not soon and so was not waited for.
+    pub next_attempt_in: Option<Duration>,
+    /// The list, and how the last attempt went.
+    pub published: Published,
+}
+
 /// The list in use and how fresh it is. The registry is the same `Arc` as before while the list does not change.
 #[derive(Debug, Clone)]
 pub struct Published {
@@ -139,17 +159,40 @@ pub enum TrustError {
 pub struct SyncHandle {
     ledger: Arc<Ledger>,
     published: watch::Receiver<Published>,
+    requests: mpsc::Sender<Request>,
     signals: Arc<Signals>,
     tasks: JoinSet<()>,
 }
 
+/// Somebody wants the source asked.
+#[derive(Debug)]
+struct Request {
+    asker: Asker,
+    due: oneshot::Sender<Instant>,
+}
+
+impl Request {
+    /// Says when the source is asked.
+    fn answer(self, due: Instant) {
+        // Whoever asked may have gone meanwhile.
+        let _ = self.due.send(due);
+    }
+}
+
+/// How many requests may wait for the end of an attempt before the next one waits for its place.
+const WAITING_REQUESTS: usize = 64;
+
+/// How soon an attempt must be for who asks for it to wait.
+const SOON: Duration = Duration::from_secs(5);
+
 /// What the task listens to.
 #[derive(Debug, Default)]
 struct Signals {
-    asked: Notify,
     /// How many attempts have begun.
     begun: AtomicU64,
     hinted: Notify,
+    /// Somebody waits for the first attempt.
+    wanted: Notify,
 }
 
 /// Tells the task what a feed of changes says.
@@ -192,11 +235,12 @@ impl SyncHandle {
         let (publish, published) = watch::channel(Published { quarantine: Arc::default(), registry: Arc::default(), state, attempts: 0 });
         let signals = Arc::new(Signals::default());
         let ledger = Arc::new(Ledger::new(clock, publish, &*source, store));
-        let poller = Poller::new(config, jitter, Arc::clone(&ledger), Arc::clone(&signals), source);
+        let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
+        let poller = Poller::new(config, jitter, Arc::clone(&ledger), asked, Arc::clone(&signals), source);
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&ledger).keep_saving());
         tasks.spawn(poller.run());
-        Self { ledger, published, signals, tasks }
+        Self { ledger, published, requests, signals, tasks }
     }
 
     /// The list in use.
@@ -245,26 +289,40 @@ impl SyncHandle {
     /// Waits until the source has been asked once since the start, however that went. It is asked at once for this.
     pub async fn first_attempt(&self) {
         if self.published.borrow().attempts == 0 {
-            self.wake();
+            self.signals.wanted.notify_one();
         }
         first_attempt(self.published.clone()).await;
     }
 
-    /// Has the source asked soon, however long the task meant to wait. Requests in a burst cause one attempt.
-    pub fn wake(&self) {
-        self.signals.asked.notify_one();
+    /// Has the source asked as soon as it may be, and waits for the result of an attempt that began after this call if that is
+    /// within seconds. Requests in a burst cause one attempt.
+    pub async fn ask(&self, asker: Asker) -> Answer {
+        self.ask_for(asker, SOON).await
     }
 
-    /// Has the source asked and waits for the result of an attempt that began after this call.
+    /// Has the source asked for an operator and waits for the result, however long that takes.
     pub async fn sync_now(&self) -> Published {
+        self.ask_for(Asker::Operator, Duration::MAX).await.published
+    }
+
+    async fn ask_for(&self, asker: Asker, patience: Duration) -> Answer {
         let begun = self.signals.begun.load(Ordering::SeqCst);
-        self.wake();
         let mut published = self.published.clone();
+        let (due, answered) = oneshot::channel();
+        let mut next_attempt_in = None;
         // An error means that the task has ended: what it left is the answer.
-        if let Ok(fresh) = published.wait_for(|published| published.attempts > begun).await {
-            return fresh.clone();
+        if self.requests.send(Request { asker, due }).await.is_ok()
+            && let Ok(due) = answered.await
+        {
+            let pause = due.saturating_duration_since(Instant::now());
+            if pause > patience {
+                next_attempt_in = Some(pause);
+            } else {
+                let _ = published.wait_for(|published| published.attempts > begun).await;
+            }
         }
-        self.published.borrow().clone()
+        let published = published.borrow().clone();
+        Answer { next_attempt_in, published }
     }
 
     /// Accepts a quarantined integration as it was shown, and puts it to use at once.

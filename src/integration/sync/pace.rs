@@ -5,20 +5,60 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Config, Jitter};
+use super::{Asker, Config, Jitter};
 use crate::integration::source::{SourceError, SourceErrorKind};
 
 /// Decides when the next attempt is due.
 pub(super) struct Pace {
     interval: Duration,
     jitter: Arc<dyn Jitter>,
-    /// When the allowance for hints is full again.
-    hints_full: Instant,
+    asked_by_anyone: Allowance,
+    asked_by_operator: Allowance,
+    hints: Allowance,
+}
+
+/// So many at once, then one after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance {
+    at_once: u32,
+    /// When all of it is there again.
+    full: Instant,
+    refill: Duration,
+}
+
+impl Allowance {
+    /// For what somebody asks for. An operator who looks for a mistake has enough with it, and so has a loop.
+    pub(crate) fn for_requests() -> Self {
+        Self::new(REQUESTS_AT_ONCE, REQUEST_REFILL)
+    }
+
+    fn new(at_once: u32, refill: Duration) -> Self {
+        Self { at_once, full: Instant::now(), refill }
+    }
+
+    /// Brings what is due forward to the earliest instant that the allowance has room for, but not before `soonest`. Costs
+    /// nothing where it is due by then anyway.
+    pub(crate) fn bring_forward(&mut self, due: Instant, soonest: Instant) -> Instant {
+        let now = Instant::now();
+        let full = self.full.max(now) + self.refill;
+        let at = full.checked_sub(self.refill * self.at_once).map_or(soonest, |allowed| soonest.max(allowed)).max(now);
+        if at >= due {
+            return due;
+        }
+        self.full = full;
+        at
+    }
 }
 
 impl Pace {
     pub(super) fn new(config: &Config, jitter: Arc<dyn Jitter>) -> Self {
-        Self { interval: config.poll_interval.clamp(MIN_INTERVAL, MAX_INTERVAL), jitter, hints_full: Instant::now() }
+        Self {
+            asked_by_anyone: Allowance::for_requests(),
+            asked_by_operator: Allowance::for_requests(),
+            hints: Allowance::new(HINTS_AT_ONCE, HINT_REFILL),
+            interval: config.poll_interval.clamp(MIN_INTERVAL, MAX_INTERVAL),
+            jitter,
+        }
     }
 
     /// How long the first attempt may wait where a kept list serves meanwhile, so that a fleet that is restarted together does
@@ -52,22 +92,44 @@ impl Pace {
         own.max(asked)
     }
 
-    /// How soon after an attempt somebody who asks for it gets another.
-    pub(super) fn pause_when_asked(error: Option<&SourceError>) -> Duration {
+    /// How soon after an attempt another may follow because something on this host changed.
+    pub(super) fn pause_after_change(error: Option<&SourceError>) -> Duration {
         match error.and_then(|error| error.retry_after) {
-            Some(retry_after) => MIN_PAUSE_AGAINST_RETRY_AFTER.min(retry_after.max(MIN_PAUSE)),
+            Some(retry_after) => MIN_PAUSE_IN_TROUBLE.min(retry_after.max(MIN_PAUSE)),
             None => MIN_PAUSE,
         }
     }
 
-    /// When a hint that came now is to be followed. Ten of them may be followed one after the other, then one a second.
-    pub(super) fn follow_hint(&mut self, now: Instant) -> Instant {
-        let full = self.hints_full.max(now) + HINT_REFILL;
-        self.hints_full = full;
+    /// How soon after an attempt another may follow because somebody asks for it.
+    fn pause_when_asked(asker: Asker, error: Option<&SourceError>) -> Duration {
+        let Some(error) = error else { return MIN_PAUSE };
+        let least = match error.kind {
+            // Servers lock out who keeps showing what they refuse.
+            SourceErrorKind::Operator => MIN_PAUSE_IN_TROUBLE,
+            SourceErrorKind::Transient => MIN_PAUSE,
+        };
+        let wanted = error.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        least.max(match asker {
+            Asker::Anyone => wanted,
+            Asker::Operator => wanted.min(MIN_PAUSE_IN_TROUBLE),
+        })
+    }
+
+    /// When the next attempt is due, now that somebody asks for it: perhaps no sooner than before. Five requests may be followed
+    /// one after the other, then one every ten seconds. An operator has an allowance that nobody else can use up.
+    pub(super) fn follow_request(&mut self, asker: Asker, ended: Instant, error: Option<&SourceError>, due: Instant) -> Instant {
+        let allowance = match asker {
+            Asker::Anyone => &mut self.asked_by_anyone,
+            Asker::Operator => &mut self.asked_by_operator,
+        };
+        allowance.bring_forward(due, ended + Self::pause_when_asked(asker, error))
+    }
+
+    /// When the next attempt is due, now that a hint came. Ten hints may be followed one after the other, then one a second.
+    pub(super) fn follow_hint(&mut self, due: Instant) -> Instant {
         // What comes in a burst is fetched once, and the hosts of a fleet that are told together do not ask together.
-        let soon = now + HINT_PAUSE + HINT_SPLAY * self.permille() / PERMILLE;
-        // The instant at which the allowance has room for it; now or earlier for the first ten.
-        full.checked_sub(HINT_REFILL * HINTS_AT_ONCE).map_or(soon, |allowed| soon.max(allowed))
+        let soon = Instant::now() + HINT_PAUSE + HINT_SPLAY * self.permille() / PERMILLE;
+        self.hints.bring_forward(due, soon)
     }
 
     fn permille(&self) -> u32 {
@@ -87,9 +149,11 @@ const MAX_SPLAY: Duration = Duration::from_secs(10);
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// The least time between two attempts, however often somebody asks for one.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
-/// The same while the source has asked for more time: an operator may know better, but not every second.
-const MIN_PAUSE_AGAINST_RETRY_AFTER: Duration = Duration::from_secs(10);
+/// The same where an operator must act, or the source has asked for more time: an operator may know better, but not every second.
+const MIN_PAUSE_IN_TROUBLE: Duration = Duration::from_secs(10);
 pub(super) const PERMILLE: u32 = 1000;
+const REQUESTS_AT_ONCE: u32 = 5;
+const REQUEST_REFILL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -149,21 +213,51 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_waits_a_second_or_ten_where_the_source_wants_to_be_left_alone() {
-        let when = |retry_after| Pace::pause_when_asked(Some(&error(SourceErrorKind::Transient, retry_after)));
-        assert_eq!((Pace::pause_when_asked(None), when(None)), (seconds(1), seconds(1)));
+    fn a_change_on_this_host_waits_a_second_or_ten_where_the_source_wants_to_be_left_alone() {
+        let when = |retry_after| Pace::pause_after_change(Some(&error(SourceErrorKind::Operator, retry_after)));
+        assert_eq!((Pace::pause_after_change(None), when(None)), (seconds(1), seconds(1)));
         assert_eq!((when(Some(0)), when(Some(3)), when(Some(900))), (seconds(1), seconds(3), seconds(10)));
+    }
+
+    #[test]
+    fn who_asks_waits_out_what_the_source_asks_for_and_only_an_operator_cuts_it_short() {
+        use SourceErrorKind::{Operator, Transient};
+        let when = |asker, kind, retry_after| Pace::pause_when_asked(asker, Some(&error(kind, retry_after))).as_secs();
+        for (kind, retry_after, anyone, operator) in [
+            (Transient, None, 1, 1),
+            (Transient, Some(0), 1, 1),
+            (Transient, Some(3), 3, 3),
+            (Transient, Some(900), 900, 10),
+            (Transient, Some(86_400), 900, 10),
+            (Operator, None, 10, 10),
+            (Operator, Some(3), 10, 10),
+            (Operator, Some(900), 900, 10),
+        ] {
+            assert_eq!((when(Asker::Anyone, kind, retry_after), when(Asker::Operator, kind, retry_after)), (anyone, operator));
+        }
+        assert_eq!(Pace::pause_when_asked(Asker::Anyone, None), seconds(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn five_requests_are_followed_at_once_and_then_one_every_ten_seconds() {
+        let (mut pace, start) = (pace(seconds(60), 0), Instant::now());
+        let mut due = |asker, poll| pace.follow_request(asker, start, None, start + seconds(poll)) - start;
+        let by_anyone: Vec<Duration> = (0..7).map(|_| due(Asker::Anyone, 60)).collect();
+        assert_eq!(by_anyone, [1, 1, 1, 1, 1, 10, 20].map(seconds));
+        // What is due by then is for nothing, and an operator's allowance is an own one.
+        assert_eq!([due(Asker::Anyone, 30), due(Asker::Anyone, 60)], [30, 30].map(seconds));
+        assert_eq!(due(Asker::Operator, 60), seconds(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn ten_hints_are_followed_at_once_and_then_one_a_second() {
         let mut pace = pace(seconds(60), 0);
         let start = Instant::now();
-        let due: Vec<Duration> = (0..13).map(|_| pace.follow_hint(start) - start).collect();
+        let due: Vec<Duration> = (0..13).map(|_| pace.follow_hint(start + seconds(60)) - start).collect();
         assert_eq!(due[..10], [HINT_PAUSE; 10]);
         assert_eq!(due[10..], [seconds(1), seconds(2), seconds(3)]);
         tokio::time::advance(seconds(60)).await;
-        assert_eq!(pace.follow_hint(Instant::now()) - Instant::now(), HINT_PAUSE);
+        assert_eq!(pace.follow_hint(Instant::now() + seconds(60)) - Instant::now(), HINT_PAUSE);
     }
 
     #[test]

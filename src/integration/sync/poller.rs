@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ledger::Ledger;
 use super::pace::Pace;
-use super::{Config, Jitter, Signals};
+use super::{Config, Jitter, Request, Signals};
 use crate::integration::source::{IntegrationList, IntegrationSource, SourceError, SourceErrorKind};
 
 pub(super) struct Poller {
     config: Config,
     ledger: Arc<Ledger>,
     pace: Pace,
+    requests: mpsc::Receiver<Request>,
     signals: Arc<Signals>,
     source: Arc<dyn IntegrationSource>,
 }
@@ -25,10 +27,11 @@ impl Poller {
         config: Config,
         jitter: Arc<dyn Jitter>,
         ledger: Arc<Ledger>,
+        requests: mpsc::Receiver<Request>,
         signals: Arc<Signals>,
         source: Arc<dyn IntegrationSource>,
     ) -> Self {
-        Self { pace: Pace::new(&config, jitter), config, ledger, signals, source }
+        Self { pace: Pace::new(&config, jitter), config, ledger, requests, signals, source }
     }
 
     pub(super) async fn run(mut self) {
@@ -36,14 +39,17 @@ impl Poller {
             let due = Instant::now() + self.pace.splay();
             tokio::select! {
                 () = sleep_until(due) => {}
-                () = self.signals.asked.notified() => {}
+                () = self.signals.wanted.notified() => {}
                 () = self.signals.hinted.notified() => {}
+                Some(request) = self.requests.recv() => request.answer(Instant::now()),
             }
         }
         loop {
-            // Whoever asked before this attempt is served by it. The order matters to `sync_now`: first the request goes, then
-            // the count grows.
-            let _ = self.signals.asked.notified().now_or_never();
+            // Whoever asked before this attempt is served by it. The order matters to `ask`: first the request goes, then the
+            // count grows.
+            while let Ok(request) = self.requests.try_recv() {
+                request.answer(Instant::now());
+            }
             let _ = self.signals.hinted.notified().now_or_never();
             self.signals.begun.fetch_add(1, Ordering::SeqCst);
             let failure = match self.attempt().await {
@@ -75,21 +81,23 @@ impl Poller {
     async fn wait(&mut self, failure: Option<&SourceError>) {
         let ended = Instant::now();
         let mut due = ended + self.pace.pause(failure, self.ledger.failures());
-        let soonest = ended + Pace::pause_when_asked(failure);
         let mut hinted = false;
         let mut changed = self.source.changed();
         let mut has_changed = false;
         loop {
             tokio::select! {
                 () = sleep_until(due) => return,
-                () = self.signals.asked.notified() => due = due.min(soonest),
+                Some(request) = self.requests.recv() => {
+                    due = self.pace.follow_request(request.asker, ended, failure, due);
+                    request.answer(due);
+                }
                 () = self.signals.hinted.notified(), if !hinted && failure.is_none() => {
                     hinted = true;
-                    due = due.min(self.pace.follow_hint(Instant::now()));
+                    due = self.pace.follow_hint(due);
                 }
                 () = &mut changed, if !has_changed => {
                     has_changed = true;
-                    due = due.min(soonest);
+                    due = due.min(ended + Pace::pause_after_change(failure));
                 }
             }
         }

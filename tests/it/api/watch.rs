@@ -236,6 +236,27 @@ async fn a_burst_is_handed_on_event_by_event() {
 }
 
 #[tokio::test]
+async fn an_endless_stream_is_read_at_a_bounded_rate_and_loses_no_hint() {
+    for flood in [envelope(0, &json!({})), event("RESOURCE_TYPE_PROJECT"), ours()] {
+        let scene = Scene::start().await;
+        let (pieces, reply) = Streamed::new(200, STREAM);
+        scene.replies.lock().unwrap().push_back(reply.into());
+        let stream = scene.client.watch_events(LONG * 1_000).await.unwrap();
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        (0..100).for_each(|_| pieces.send(flood.repeat(500)).unwrap());
+        pieces.send(ours()).unwrap();
+        drop(pieces);
+        let (hints, error) = hints(Ok(stream)).await;
+        assert!(matches!(error, Error::StreamEnded { .. }), "{error}");
+        assert_eq!(hints, if flood == ours() { 50_001 } else { 1 });
+        // Two thousand in a second, and a thousand more at once every ten seconds.
+        assert!(began.elapsed() > Duration::from_secs(20), "{:?}", began.elapsed());
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_a_hint_and_the_stream_goes_on() {
     let scene = Scene::start().await;
     let unreadable = [&[0, 0, 0, 0, 3, 0xff, b'{', 7][..], &[0; 5]].concat();
@@ -333,11 +354,14 @@ async fn replies_that_are_no_stream_are_sorted_by_whether_there_will_ever_be_one
     for answer in [
         text(404),
         text(405),
-        Answer::new(415, "", ""),
-        Answer::new(501, "text/html", "<h1>"),
+        text(415),
+        text(501),
         connect_error("unimplemented", ""),
         connect_error("permission_denied", ""),
         Answer::json(404, &json!({})),
+        Answer::json(405, &json!({})),
+        Answer::json(415, &json!({ "code": "brand_new" })),
+        Answer::json(501, &json!([])),
     ] {
         let status = answer.status;
         let error = FeedError::from(&scene.error(answer).await);
@@ -347,6 +371,14 @@ async fn replies_that_are_no_stream_are_sorted_by_whether_there_will_ever_be_one
         (Answer::new(200, "text/html", "<h1>canary</h1>"), SourceErrorKind::Transient),
         (Answer::new(502, "text/html", "<h1>canary</h1>"), SourceErrorKind::Transient),
         (Answer::new(403, "text/html", "<h1>canary</h1>"), SourceErrorKind::Transient),
+        // A load balancer without a server behind it.
+        (Answer::new(404, "text/html; charset=utf-8", "<h1>canary</h1>"), SourceErrorKind::Transient),
+        (Answer::new(405, "text/html", "<h1>canary</h1>"), SourceErrorKind::Transient),
+        (Answer::new(501, "text/html", "<h1>canary</h1>"), SourceErrorKind::Transient),
+        (Answer::new(404, "", ""), SourceErrorKind::Transient),
+        (Answer::new(415, "", ""), SourceErrorKind::Transient),
+        (text(403), SourceErrorKind::Transient),
+        (Answer::json(403, &json!({ "message": "forbidden" })), SourceErrorKind::Operator),
         (Answer::json(200, &json!({})), SourceErrorKind::Transient),
         (Answer::new(200, "application/grpc-web+json", ours()), SourceErrorKind::Transient),
         (Answer::new(503, STREAM, ours()), SourceErrorKind::Transient),

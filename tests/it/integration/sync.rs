@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use scm_agent::clock::Clock;
 use scm_agent::integration::ScmIntegration;
 use scm_agent::integration::source::{IntegrationList, IntegrationSource, RejectedIntegration, SourceError, SourceErrorKind};
-use scm_agent::integration::sync::{Config, Jitter, SyncHandle};
+use scm_agent::integration::sync::{Asker, Config, Jitter, SyncHandle};
 use tokio::time::{Instant, sleep};
 
 use super::{answers, integration, list};
@@ -379,29 +379,95 @@ async fn sync_now_does_not_wait_for_the_interval_and_a_burst_is_one_attempt() {
     assert_eq!(source.count(), 2);
     assert_waits(&source.waits(), &[60_000]);
     // The second request comes while the first waits for its turn, and is served with it.
-    sync.wake();
-    sleep(Duration::from_millis(500)).await;
-    sync.wake();
+    let second = async {
+        sleep(Duration::from_millis(500)).await;
+        sync.sync_now().await
+    };
+    tokio::join!(sync.sync_now(), second);
+    assert_eq!(source.count(), 3);
     sleep(MINUTE).await;
     assert_eq!(source.count(), 3);
 }
 
+/// Asks again and again for ten minutes, as a loop around `scm-agent sync` does.
+async fn loop_for_ten_minutes(sync: &SyncHandle, asker: Asker) {
+    let asking = async {
+        loop {
+            sync.ask(asker).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(MINUTE * 10, asking).await.is_err());
+}
+
 #[tokio::test(start_paused = true)]
-async fn sync_now_cuts_a_long_backoff_short_but_never_asks_more_than_once_a_second_nor_ten_against_a_retry_after() {
+async fn who_asks_in_a_loop_gets_five_lists_at_once_and_then_one_every_ten_seconds() {
+    for asker in [Asker::Anyone, Asker::Operator] {
+        let source = FakeSource::new(|_| Ok(list(github())));
+        let sync = start(&source, DAY, 0);
+        sync.first_list().await.unwrap();
+        loop_for_ten_minutes(&sync, asker).await;
+        assert!(source.waits()[..4].iter().all(|wait| *wait <= 1_021), "{:?}", source.waits());
+        assert!((60..=66).contains(&source.count()), "{}", source.count());
+    }
+    // Whoever loops does not use up what an operator has.
+    let source = FakeSource::new(|_| Ok(list(github())));
+    let sync = start(&source, DAY, 0);
+    loop_for_ten_minutes(&sync, Asker::Anyone).await;
+    let before = source.count();
+    assert_eq!(sync.ask(Asker::Operator).await.next_attempt_in, None);
+    assert_eq!(source.count(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_is_cut_short_for_an_operator_only_and_every_ten_seconds_at_most() {
     let source = FakeSource::new(|_| Err(busy(900)));
     let sync = start(&source, MINUTE, 0);
     sleep(Duration::from_millis(10)).await;
+    loop_for_ten_minutes(&sync, Asker::Anyone).await;
+    assert_eq!(source.count(), 1);
     for _ in 0..5 {
         assert_eq!(sync.sync_now().await.state.last_error.as_deref(), Some("the control plane is busy"));
     }
-    assert_waits(&source.waits(), &[10_000; 5]);
-    let down = FakeSource::new(|_| Err(operator()));
-    let sync = start(&down, MINUTE, 0);
-    for _ in 0..1_000 {
-        sync.wake();
-        sleep(Duration::from_millis(10)).await;
+    assert_waits(&source.waits()[1..], &[10_000; 4]);
+    loop_for_ten_minutes(&sync, Asker::Operator).await;
+    assert!((60..=67).contains(&source.count()), "{}", source.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_shown_every_ten_seconds_at_most_unless_it_changed() {
+    for asker in [Asker::Anyone, Asker::Operator] {
+        let source = FakeSource::new(|_| Err(operator()));
+        let sync = start(&source, MINUTE, 0);
+        loop_for_ten_minutes(&sync, asker).await;
+        assert!(source.waits().iter().all(|wait| *wait >= 10_000), "{:?}", source.waits());
     }
-    assert!((10..=11).contains(&down.count()), "{}", down.count());
+    let changes_after = Some(Duration::from_secs(3));
+    let source = FakeSource::new(|attempt| if attempt == 0 { Err(operator()) } else { Ok(list(github())) });
+    let source = Arc::new(FakeSource { changes_after, ..Arc::into_inner(source).unwrap() });
+    let sync = start(&source, MINUTE, 0);
+    sync.sync_now().await;
+    assert_waits(&source.waits(), &[3_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_would_have_to_wait_is_told_for_how_long_and_what_there_is_now() {
+    let source = FakeSource::new(|attempt| if attempt == 0 { Ok(list(github())) } else { Err(busy(120)) });
+    let sync = start(&source, DAY, 0);
+    sync.first_list().await.unwrap();
+    let answer = sync.ask(Asker::Anyone).await;
+    assert_eq!((answer.next_attempt_in, answer.published.state.consecutive_failures), (None, 1));
+    let began = Instant::now();
+    let answer = sync.ask(Asker::Anyone).await;
+    assert_eq!((began.elapsed(), answer.published.state.consecutive_failures), (Duration::ZERO, 1));
+    assert_eq!(answer.next_attempt_in.unwrap().as_secs(), 119);
+    // An operator's attempt is sooner, and once it is, it is everyone's.
+    assert_eq!(sync.ask(Asker::Operator).await.next_attempt_in.unwrap().as_secs(), 9);
+    assert_eq!(sync.ask(Asker::Anyone).await.next_attempt_in.unwrap().as_secs(), 9);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(source.count(), 2);
+    assert_eq!(sync.ask(Asker::Anyone).await.published.state.consecutive_failures, 2, "soon enough to be waited for");
+    assert_eq!(source.count(), 3);
 }
 
 #[tokio::test(start_paused = true)]
