@@ -394,7 +394,7 @@ async fn loop_for_ten_minutes(sync: &SyncHandle, asker: Asker) {
     let asking = async {
         loop {
             sync.ask(asker).await;
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(200)).await;
         }
     };
     assert!(tokio::time::timeout(MINUTE * 10, asking).await.is_err());
@@ -407,7 +407,7 @@ async fn who_asks_in_a_loop_gets_five_lists_at_once_and_then_one_every_ten_secon
         let sync = start(&source, DAY, 0);
         sync.first_list().await.unwrap();
         loop_for_ten_minutes(&sync, asker).await;
-        assert!(source.waits()[..4].iter().all(|wait| *wait <= 1_021), "{:?}", source.waits());
+        assert!(source.waits()[..4].iter().all(|wait| *wait <= 1_201), "{:?}", source.waits());
         assert!((60..=66).contains(&source.count()), "{}", source.count());
     }
     // Whoever loops does not use up what an operator has.
@@ -446,6 +446,7 @@ async fn a_refused_token_is_shown_every_ten_seconds_at_most_unless_it_changed() 
     let source = FakeSource::new(|attempt| if attempt == 0 { Err(operator()) } else { Ok(list(github())) });
     let source = Arc::new(FakeSource { changes_after, ..Arc::into_inner(source).unwrap() });
     let sync = start(&source, MINUTE, 0);
+    sleep(Duration::from_millis(10)).await;
     sync.sync_now().await;
     assert_waits(&source.waits(), &[3_000]);
 }
@@ -460,10 +461,10 @@ async fn who_would_have_to_wait_is_told_for_how_long_and_what_there_is_now() {
     let began = Instant::now();
     let answer = sync.ask(Asker::Anyone).await;
     assert_eq!((began.elapsed(), answer.published.state.consecutive_failures), (Duration::ZERO, 1));
-    assert_eq!(answer.next_attempt_in.unwrap().as_secs(), 119);
+    assert_eq!(answer.next_attempt_in.unwrap().as_secs(), 120);
     // An operator's attempt is sooner, and once it is, it is everyone's.
-    assert_eq!(sync.ask(Asker::Operator).await.next_attempt_in.unwrap().as_secs(), 9);
-    assert_eq!(sync.ask(Asker::Anyone).await.next_attempt_in.unwrap().as_secs(), 9);
+    assert_eq!(sync.ask(Asker::Operator).await.next_attempt_in.unwrap().as_secs(), 10);
+    assert_eq!(sync.ask(Asker::Anyone).await.next_attempt_in.unwrap().as_secs(), 10);
     sleep(Duration::from_secs(6)).await;
     assert_eq!(source.count(), 2);
     assert_eq!(sync.ask(Asker::Anyone).await.published.state.consecutive_failures, 2, "soon enough to be waited for");
