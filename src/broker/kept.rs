@@ -15,9 +15,6 @@ use crate::state::{self, LoadError, SealedFile, StateDir, StateKeys};
 /// How long the disk may take for one step; a daemon does not stand still with its file system.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What follows from not knowing what was trusted.
-const TRUSTED_ANEW: &str = "what the control plane says now is trusted anew in this run";
-
 /// The name of the file in the state directory.
 const FILE: &str = "integrations";
 
@@ -79,10 +76,9 @@ impl KeptList {
 
 impl SnapshotStore for KeptList {
     fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let unreadable = |message: String| failure(format!("{message}; {TRUSTED_ANEW}"));
-        let loaded = self.with(|file, keys| file.load(keys)).map_err(|StoreError { message, .. }| unreadable(message))?;
+        let loaded = self.with(|file, keys| file.load(keys))?;
         loaded.map_err(|error| match error {
-            LoadError::Io { .. } => unreadable(error.to_string()),
+            LoadError::Io { .. } => failure(error.to_string()),
             other => StoreError { damaged: true, message: other.to_string() },
         })
     }
@@ -188,7 +184,7 @@ mod tests {
         let kept = KeptList::unusable("the directory is a teapot".to_owned());
         let error = kept.load().unwrap_err();
         assert_eq!((error.damaged, kept.set_aside().is_err()), (false, true));
-        assert!(error.message.starts_with("the directory is a teapot") && error.message.ends_with(TRUSTED_ANEW), "{error}");
+        assert!(error.message.starts_with("the directory is a teapot"), "{error}");
         let error = kept.save(Vec::new()).unwrap_err();
         assert_eq!(error.message, "the directory is a teapot; it is not used before the next start");
     }

@@ -121,10 +121,12 @@ impl Pins {
         let IntegrationList { integrations, rejected } = list;
         let listed: HashSet<&str> = integrations.iter().map(|integration| integration.id.as_str()).collect();
         let unreadable: HashSet<&str> = rejected.iter().filter_map(|entry| entry.id.as_deref()).collect();
-        self.trusted.retain(|id, _| listed.contains(id.as_str()) || unreadable.contains(id.as_str()));
-        let current = integrations.iter().chain(self.trusted.values()).filter_map(|integration| ciphertext(integration)).map(digest);
+        let lives = |id: &str| listed.contains(id) || unreadable.contains(id);
+        let in_force = self.trusted.iter().filter(|(id, _)| lives(id)).map(|(_, trusted)| trusted);
+        let current = integrations.iter().chain(in_force).filter_map(|integration| ciphertext(integration)).map(digest);
         let current: HashSet<CiphertextDigest> = current.collect();
         let forgotten = self.leave_behind(&current, now);
+        self.trusted.retain(|id, _| lives(id));
         // A clock that was set back makes nothing old.
         let is_recent =
             |seal: &&Seal| seal.gone_at.is_some_and(|gone_at| now.duration_since(gone_at).is_ok_and(|age| age > REMEMBERED).not());
@@ -154,7 +156,9 @@ impl Pins {
         let Some(secret) = ciphertext(&quarantined.proposed) else { return };
         let wanted = Use::of(&quarantined.proposed);
         let seal = self.seals.entry(digest(secret)).or_default();
-        seal.uses.retain(|known| known.text.as_ref().is_some_and(|text| text.integration_id != wanted.integration_id));
+        let before = self.trusted.get(&wanted.integration_id).map(|trusted| Use::of(trusted).mark());
+        let same_id = |known: &Trusted| known.text.as_ref().is_some_and(|text| text.integration_id == wanted.integration_id);
+        seal.uses.retain(|known| Some(known.mark) != before && !same_id(known));
         if seal.uses.len() == MAX_USES {
             seal.uses.remove(0);
         }
@@ -173,31 +177,49 @@ impl Pins {
             return if is_full { vec![change] } else { Vec::new() };
         };
         let found = Use::of(integration);
-        let mark = found.mark();
-        if seal.uses.iter().any(|known| known.mark == mark) {
+        if seal.trusts(&found.mark()) {
             return Vec::new();
         }
-        // The latest of what was trusted under the same id says the most about what has changed.
-        let mut texts = seal.uses.iter().rev().filter_map(|known| known.text.as_ref());
-        let known = texts.clone().find(|known| known.integration_id == found.integration_id).or_else(|| texts.next());
-        known.map_or_else(|| found.all_changed(), |known| known.differences(&found))
+        // What was trusted under the same id says the most about what has changed.
+        let in_force = self.trusted.values().map(|trusted| Use::of(trusted)).filter(|known| seal.trusts(&known.mark()));
+        let mut known: Vec<Use> = seal.uses.iter().rev().filter_map(|known| known.text.clone()).chain(in_force).collect();
+        known.sort_by_key(|known| known.integration_id != found.integration_id);
+        known.first().map_or_else(|| found.all_changed(), |known| known.differences(&found))
     }
 
     fn trust_definition(&mut self, integration: &Arc<ScmIntegration>) {
         if let Some(secret) = ciphertext(integration) {
             let seal = self.seals.entry(digest(secret)).or_default();
-            let found = Use::of(integration).trusted();
-            match seal.uses.iter_mut().find(|known| known.mark == found.mark) {
-                // In words again, where only the mark was left.
-                Some(known) => known.text = found.text,
-                None => seal.uses.push(found),
+            let mark = Use::of(integration).mark();
+            match seal.uses.iter_mut().find(|known| known.mark == mark) {
+                // The definition in force has the words.
+                Some(known) => known.text = None,
+                None => seal.uses.push(Trusted { mark, text: None }),
             }
         }
-        self.trusted.insert(integration.id.clone(), Arc::clone(integration));
+        if let Some(replaced) = self.trusted.insert(integration.id.clone(), Arc::clone(integration))
+            && ciphertext(&replaced) != ciphertext(integration)
+        {
+            self.keep_words(&replaced);
+        }
+    }
+
+    /// Keeps the words of a definition that is about to be trusted no more with its ciphertext.
+    fn keep_words(&mut self, definition: &ScmIntegration) {
+        let Some(seal) = ciphertext(definition).and_then(|secret| self.seals.get_mut(&digest(secret))) else { return };
+        let text = Use::of(definition);
+        let mark = text.mark();
+        if let Some(known) = seal.uses.iter_mut().find(|known| known.mark == mark) {
+            known.text = Some(text);
+        }
     }
 
     /// Notes which ciphertexts the list has no more, and forgets the oldest of the past if there are too many; how many.
     fn leave_behind(&mut self, current: &HashSet<CiphertextDigest>, now: SystemTime) -> usize {
+        // The words go with the definitions, so those of what leaves now are kept first.
+        let leaves = |trusted: &&Arc<ScmIntegration>| ciphertext(trusted).is_some_and(|secret| !current.contains(&digest(secret)));
+        let leaving: Vec<Arc<ScmIntegration>> = self.trusted.values().filter(leaves).map(Arc::clone).collect();
+        leaving.iter().for_each(|trusted| self.keep_words(trusted));
         let mut past: Vec<(SystemTime, CiphertextDigest)> = Vec::new();
         for (digest, seal) in &mut self.seals {
             if current.contains(digest) {
@@ -222,6 +244,12 @@ impl Pins {
             }
         }
         forgotten
+    }
+}
+
+impl Seal {
+    fn trusts(&self, mark: &[u8; 32]) -> bool {
+        self.uses.iter().any(|known| known.mark == *mark)
     }
 }
 
