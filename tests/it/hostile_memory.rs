@@ -142,7 +142,7 @@ async fn assert_no_creep(times: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_hostile_reply_again_and_again_does_not_add_up() {
-    assert_no_creep(16).await;
+    assert_no_creep(8).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
