@@ -20,4 +20,5 @@ pub mod oauth;
 pub mod secret;
 pub mod state;
 pub mod status;
+pub mod store;
 mod sys;

@@ -28,7 +28,7 @@ struct Opened {
 }
 
 /// A directory that is open. Everything is done relative to it: whoever swaps the path later changes nothing.
-pub(super) struct Held {
+pub(crate) struct Held {
     directory: OwnedFd,
     is_link: bool,
     /// Needed to write. A directory that cannot be written to is read without it.
@@ -91,7 +91,7 @@ impl StateDir {
     }
 
     /// Waits until nobody else uses it: one file is read or written at a time.
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+    pub(crate) fn held(&self) -> MutexGuard<'_, Held> {
         // The files are whole whatever a writer did before it panicked.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
