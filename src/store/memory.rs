@@ -48,8 +48,9 @@ impl GrantStore for MemoryStore {
     fn save(&self, record: &GrantRecord) -> Result<(), StoreError> {
         let bytes = record::encode(record)?;
         let mut grants = self.grants();
-        let others = grants.iter().filter(|(key, _)| **key != record.key);
-        check_limits(others.clone().count(), others.map(|(_, bytes)| bytes.len()).sum(), bytes.len())?;
+        let replaced = grants.get(&record.key);
+        let others_bytes = grants.values().map(|bytes| bytes.len()).sum::<usize>() - replaced.map_or(0, |bytes| bytes.len());
+        check_limits(grants.len() - usize::from(replaced.is_some()), others_bytes, bytes.len())?;
         grants.insert(record.key.clone(), bytes);
         Ok(())
     }

@@ -65,3 +65,51 @@ fn saves_too_much() {
         println!("ANSWER {line}");
     }
 }
+
+/// Saves one generation of a grant after the other, each longer or shorter than the one before, and tells of each. Killed by
+/// `store::crash`.
+#[test]
+#[ignore = "started by store::crash"]
+fn saves_grants_without_end() {
+    let store = crate::store::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap();
+    let last = crate::store::generation(&store);
+    for generation in last + 1.. {
+        crate::store::save_generation(&store, generation);
+        println!("SAVED {generation}");
+    }
+}
+
+/// Saves grants until there is no room for more, and prints what became of each and of the first one.
+#[test]
+#[ignore = "started by store::crash"]
+fn saves_more_grants_than_there_is_room_for() {
+    use scm_agent::store::GrantStore;
+    let store = crate::store::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap();
+    let first = crate::store::record(0, &"first".repeat(10));
+    store.save(&first).unwrap();
+    for uid in 1..1000 {
+        let room = store.check_room();
+        let saved = store.save(&crate::store::record(uid, &"x".repeat(30_000)));
+        println!("ANSWER {} {}", crate::store::told(&room), crate::store::told(&saved));
+        if let Err(error) = saved {
+            println!("ANSWER {}", error.message);
+            break;
+        }
+    }
+    let room = store.check_room();
+    println!("ANSWER {} {}", crate::store::told(&room), store.load(&first.key).unwrap().unwrap().access_token.expose_secret());
+}
+
+/// Opens a store where nothing can be made or replaced, and prints what it can do.
+#[test]
+#[ignore = "started by store::crash"]
+fn opens_grants_where_nothing_can_be_written() {
+    use scm_agent::store::GrantStore;
+    let store = crate::store::open(&PathBuf::from(std::env::var_os("STATE").unwrap())).unwrap();
+    let grant = crate::store::record(0, "another");
+    println!("ANSWER {}", crate::store::told(&store.check_room()));
+    println!("ANSWER {}", store.load(&grant.key).unwrap().unwrap().access_token.expose_secret());
+    let _ = store.save(&grant);
+    println!("ANSWER {}", store.save(&grant).unwrap_err().message);
+    println!("ANSWER {}", crate::store::told(&store.save(&grant)));
+}

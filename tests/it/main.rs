@@ -20,6 +20,7 @@ mod revocation;
 mod root;
 mod rotation;
 mod state;
+mod store;
 mod support;
 
 /// The programs under test.

@@ -4,6 +4,8 @@
 //! checksums say is not read at all.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +26,13 @@ const PARTIAL: &str = ".grants.redb.partial";
 const GRANTS: TableDefinition<'_, RowId, &[u8]> = TableDefinition::new("grants");
 const MANIFEST: TableDefinition<'_, (), &[u8]> = TableDefinition::new("manifest");
 const ROOM: TableDefinition<'_, (), &[u8]> = TableDefinition::new("room");
+/// What redb writes at the beginning of each of our files and never changes: its magic number, and from the 12th byte on the size of a
+/// page, and how many pages a region has for itself and for data. It believes these numbers, and computes for minutes with wrong ones.
+const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+const SIZES: [u32; 3] = [PAGE_BYTES, 130, 1 << 20];
+const PAGE_BYTES: u32 = 4096;
+/// Up to the numbers of full regions, which is none below 4 GiB, and of pages in the last one.
+const HEADER_BYTES: usize = 32;
 /// What redb may keep in memory of the file.
 const CACHE_BYTES: usize = 1 << 20;
 /// Whether there is room is tried with this much: two of the largest grants on one page, and the pages above it.
@@ -73,7 +82,12 @@ impl Database {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || length == 0 || length > MAX_FILE_BYTES {
             return Err(StoreError::damaged(&path));
         }
-        Self::on(file, path).map(Some)
+        let mut header = [0; HEADER_BYTES];
+        match file.read_exact_at(&mut header, 0) {
+            Ok(()) if is_ours(&header) => Self::on(file, path).map(Some),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(StoreError::system("read", &path, &error)),
+            _ => Err(StoreError::damaged(&path)),
+        }
     }
 
     /// Makes the directory's database with this manifest and no grants. It is there, whole and on disk, or it is not.
@@ -194,6 +208,14 @@ impl Drop for Database {
         let redb = self.redb.take();
         let _ = catch_unwind(AssertUnwindSafe(|| drop(redb)));
     }
+}
+
+/// Whether a file begins as ours do.
+fn is_ours(header: &[u8; HEADER_BYTES]) -> bool {
+    let (numbers, _) = header[12..].as_chunks::<4>();
+    let [page, region_header, region_data, full, last]: [u32; 5] = std::array::from_fn(|index| u32::from_le_bytes(numbers[index]));
+    let last_fits = u64::from(last) <= MAX_FILE_BYTES / u64::from(PAGE_BYTES);
+    header.starts_with(MAGIC) && [page, region_header, region_data] == SIZES && full == 0 && last_fits
 }
 
 /// Does something with redb, and says of whatever it fails with whether the system or the file is to blame.
