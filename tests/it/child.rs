@@ -89,7 +89,9 @@ fn saves_more_grants_than_there_is_room_for() {
     store.save(&first).unwrap();
     for uid in 1..1000 {
         let room = store.check_room();
-        let saved = store.save(&crate::store::record(uid, &"x".repeat(30_000)));
+        // As a refresh does: the room, the intent, the new pair.
+        let begun = store.mark(&first.key, scm_agent::store::GrantState::Refreshing { since: std::time::SystemTime::UNIX_EPOCH });
+        let saved = begun.and_then(|_| store.save(&crate::store::record(uid, &"x".repeat(30_000))));
         println!("ANSWER {} {}", crate::store::told(&room), crate::store::told(&saved));
         if let Err(error) = saved {
             println!("ANSWER {}", error.message);

@@ -35,8 +35,9 @@ const PAGE_BYTES: u32 = 4096;
 const HEADER_BYTES: usize = 32;
 /// What redb may keep in memory of the file.
 const CACHE_BYTES: usize = 1 << 20;
-/// Whether there is room is tried with this much: two of the largest grants on one page, and the pages above it.
-const TRIED_BYTES: usize = 3 * MAX_RECORD_BYTES;
+/// Whether there is room is tried with this much: a refresh notes that it begins and saves what it brings, and redb may put two of the
+/// largest grants on one page, while the pages before are not free yet.
+const TRIED_BYTES: usize = 6 * MAX_RECORD_BYTES;
 
 /// An open database.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl Database {
         })
     }
 
-    /// Writes as much as a change may need, and takes it away again.
+    /// Writes as much as the next changes may need, and takes it away again.
     ///
     /// # Errors
     /// [`StoreError`], and then it must be opened anew.
@@ -182,7 +183,9 @@ impl Database {
             transaction.commit()?;
             let transaction = redb.begin_write()?;
             transaction.open_table(ROOM)?.remove(())?;
-            Ok(transaction.commit()?)
+            transaction.commit()?;
+            // redb gives the pages of one transaction back at the end of the next. Only then are they there for a change.
+            Ok(redb.begin_write()?.commit()?)
         })
     }
 

@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use scm_agent::store::GrantStore;
+use scm_agent::store::{GrantRecord, GrantState, GrantStore};
 
 use super::{Place, assert_same, generation, key, record};
 
@@ -84,11 +84,11 @@ fn a_process_that_is_killed_while_it_makes_the_store_leaves_one_that_opens() {
 #[test]
 fn where_the_disk_is_full_the_old_grants_stay_and_a_refresh_can_know_beforehand() {
     let place = Place::new();
-    // A file may have 3 MiB at most, and the signal that says so is ignored, so that writing fails as on a full disk.
-    let mut child = child("child::saves_more_grants_than_there_is_room_for", &place, "trap '' XFSZ; ulimit -f 6144; ").spawn().unwrap();
+    // A file may have 5 MiB at most, and the signal that says so is ignored, so that writing fails as on a full disk.
+    let mut child = child("child::saves_more_grants_than_there_is_room_for", &place, "trap '' XFSZ; ulimit -f 10240; ").spawn().unwrap();
     let printed: Vec<String> = answers(&mut child, "ANSWER ").collect();
     assert!(child.wait().unwrap().success(), "{printed:?}");
-    let (last, each) = printed.split_last_chunk::<3>().unwrap();
+    let (each, last) = printed.split_last_chunk::<3>().unwrap();
     // Whatever a look at the room said yes to was saved.
     assert!(each.iter().all(|answer| answer == "Ok Ok" || answer == "Full Ok"), "{printed:?}");
     assert!(each.iter().filter(|answer| *answer == "Ok Ok").count() > 3, "{printed:?}");
@@ -97,7 +97,8 @@ fn where_the_disk_is_full_the_old_grants_stay_and_a_refresh_can_know_beforehand(
     // With room again all that was saved is there.
     let store = place.open();
     assert_eq!(store.list().unwrap().len(), each.len() + 1);
-    assert_same(store.load(&key(0)).unwrap().as_ref(), &record(0, &"first".repeat(10)));
+    let refreshing = GrantState::Refreshing { since: SystemTime::UNIX_EPOCH };
+    assert_same(store.load(&key(0)).unwrap().as_ref(), &GrantRecord { state: refreshing, ..record(0, &"first".repeat(10)) });
     store.check_room().unwrap();
     store.save(&record(0, &"y".repeat(30_000))).unwrap();
 }
