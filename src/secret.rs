@@ -81,6 +81,21 @@ secret_text!(
     |byte| byte == b' ' || byte.is_ascii_graphic()
 );
 secret_text!(
+    /// The `state` that binds a callback to the sign-in it ends (RFC 6749 section 10.12), made here.
+    CallbackState,
+    |byte| byte.is_ascii_graphic()
+);
+secret_text!(
+    /// The verifier of a code challenge: unreserved characters (RFC 7636 section 4.1), made here.
+    CodeVerifier,
+    |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+);
+secret_text!(
+    /// What a token is asked for with while a user signs in elsewhere (RFC 8628 section 3.2): visible ASCII and space.
+    DeviceCode,
+    |byte| byte == b' ' || byte.is_ascii_graphic()
+);
+secret_text!(
     /// A refresh token as an SCM host issued it: visible ASCII and space (RFC 6749 appendix A.17).
     RefreshToken,
     |byte| byte == b' ' || byte.is_ascii_graphic()

@@ -247,12 +247,12 @@ impl Broker {
         let plan = match self.plan(&integration) {
             Plan::Service(plan) => plan,
             // git asks the user for the personal access token, where one is allowed.
-            Plan::None { .. } | Plan::Pat | Plan::User { .. } if integration.pat => return Outcome::Silence,
+            Plan::None { .. } | Plan::Pat | Plan::User(_) if integration.pat => return Outcome::Silence,
             // Nothing is set up to come from here, so whatever else git knows goes on working.
             Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
             Plan::Pat => return Outcome::Silence,
-            Plan::User { reason } => {
-                return refusal(&integration, &format!("{reason}; the integration has to allow personal access tokens"));
+            Plan::User(plan) => {
+                return refusal(&integration, &format!("{}; the integration has to allow personal access tokens", plan.reason));
             }
             Plan::None { reason } => return refusal(&integration, &reason),
         };

@@ -94,7 +94,7 @@ impl Broker {
         let note = match &plan {
             Plan::None { reason } => Some(reason.clone()),
             Plan::Pat | Plan::Service(_) => None,
-            Plan::User { reason } => Some((*reason).to_owned()),
+            Plan::User(plan) => Some(plan.reason.to_owned()),
         };
         let key = TokenKey::of(integration);
         status::Integration {

@@ -30,7 +30,22 @@ pub const KEYS: [(&str, &[&str]); 6] = [
             "allow_insecure_loopback",
         ],
     ),
-    (PROVIDER, &["host", "issuer", "token_url", "scopes", "username", "token_endpoint_auth", "grant"]),
+    (
+        PROVIDER,
+        &[
+            "host",
+            "kind",
+            "issuer",
+            "authorize_url",
+            "token_url",
+            "device_url",
+            "scopes",
+            "username",
+            "bearer",
+            "token_endpoint_auth",
+            "grant",
+        ],
+    ),
     ("log", &["format", "level"]),
 ];
 

@@ -183,12 +183,20 @@ pub struct Agent {
 /// `[[provider]]`: what is different about one SCM host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {
+    /// The authorization endpoint (RFC 6749 section 3.1).
+    pub authorize_url: Option<Url>,
+    /// Whether git, where it can, is to send tokens as Bearer.
+    pub bearer: Option<bool>,
+    /// The device authorization endpoint (RFC 8628 section 3.1).
+    pub device_url: Option<Url>,
     /// How access tokens are had there; `None` leaves it to what the host offers.
     pub grant: Option<Grant>,
     /// The host, lower case, with its port and path if it has them; no scheme and no slash at the end.
     pub host: String,
     /// The issuer (RFC 8414 section 2), as it was written: issuers are compared byte for byte.
     pub issuer: Option<String>,
+    /// The SCM id whose facts are meant, instead of the integration's.
+    pub kind: Option<&'static str>,
     /// Scopes to ask for (RFC 6749 section 3.3); an empty list asks for none.
     pub scopes: Option<Vec<String>>,
     /// How the client authenticates at the token endpoint.

@@ -165,12 +165,7 @@ impl Section<'_> {
     /// Reads `true` or `false`.
     pub(super) fn flag(&mut self, name: &'static str, default: bool) -> bool {
         self.read_or(name, default, bool::to_string, |entry| {
-            let flag = match (&entry.value, &entry.origin) {
-                (ValueKind::Boolean(flag), _) => *flag,
-                (ValueKind::String(text), Origin::Variable(_)) if text == "true" => true,
-                (ValueKind::String(text), Origin::Variable(_)) if text == "false" => false,
-                _ => return Err(Cause::WrongType { expected: "true or false" }),
-            };
+            let flag = flag(entry)?;
             Ok((flag, flag.to_string()))
         })
     }
@@ -236,6 +231,16 @@ impl Section<'_> {
     /// Reads a path.
     pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
         self.read(name, path)
+    }
+}
+
+/// An entry's truth value; a variable spells it out.
+pub(super) fn flag(entry: &Entry) -> Result<bool, Cause> {
+    match (&entry.value, &entry.origin) {
+        (ValueKind::Boolean(flag), _) => Ok(*flag),
+        (ValueKind::String(text), Origin::Variable(_)) if text == "true" => Ok(true),
+        (ValueKind::String(text), Origin::Variable(_)) if text == "false" => Ok(false),
+        _ => Err(Cause::WrongType { expected: "true or false" }),
     }
 }
 

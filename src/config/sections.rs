@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::layer::{Entry, Layers, ProviderTable, Table};
-use super::reader::{Reader, Section, path, quoted, quoted_list, resolve, text, texts};
+use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
 use super::{
     Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, Problem,
@@ -17,6 +17,9 @@ const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 const DEFAULT_STATE_DIR: &str = "/var/lib/scm-agent";
 /// `sun_path` of unix(7), without the byte that ends it.
 const SOCKET_PATH_BYTES: usize = 107;
+
+/// The SCM ids of which facts are known, and `oidc` for what is left to an issuer's metadata.
+const KINDS: [&str; 8] = ["github", "gitlab", "bitbucket", "azuredevops_entra", "azuredevops_server", "gitea", "forgejo", "oidc"];
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
@@ -236,10 +239,14 @@ fn providers(reader: &mut Reader, tables: Vec<ProviderTable>, urls: &Urls) -> Ve
         let host = section.read("host", host);
         let provider = Provider {
             host: host.clone().unwrap_or_default(),
+            kind: section.choice("kind", &KINDS.map(|kind| (kind, kind))),
             issuer: section.read("issuer", |entry| urls.plain(entry).and_then(|_| text(entry)).map(|text| (text.clone(), quoted(&text)))),
+            authorize_url: section.read("authorize_url", |entry| urls.plain(entry)),
             token_url: section.read("token_url", |entry| urls.plain(entry)),
+            device_url: section.read("device_url", |entry| urls.plain(entry)),
             scopes: section.read("scopes", scopes),
             username: section.text("username"),
+            bearer: section.read("bearer", |entry| flag(entry).map(|flag| (flag, flag.to_string()))),
             token_endpoint_auth: section.choice(
                 "token_endpoint_auth",
                 &[

@@ -51,7 +51,8 @@ impl Config {
         for provider in &self.providers {
             let host = Url::parse(&format!("https://{}", provider.host)).ok();
             let issuer = provider.issuer.as_deref().and_then(|issuer| Url::parse(issuer).ok());
-            for url in [host.as_ref(), issuer.as_ref(), provider.token_url.as_ref()].into_iter().flatten() {
+            let endpoints = [&provider.authorize_url, &provider.token_url, &provider.device_url].map(Option::as_ref);
+            for url in [host.as_ref(), issuer.as_ref()].into_iter().chain(endpoints).flatten() {
                 hosts.extend(url.host_str().map(str::to_owned));
             }
         }
@@ -65,6 +66,10 @@ impl Config {
             .iter()
             .map(|provider| ProviderOverride {
                 host: provider.host.clone(),
+                kind: provider.kind.map(str::to_owned),
+                authorize_url: provider.authorize_url.clone(),
+                device_url: provider.device_url.clone(),
+                bearer: provider.bearer,
                 issuer: provider.issuer.clone(),
                 token_url: provider.token_url.clone(),
                 scopes: provider.scopes.clone(),

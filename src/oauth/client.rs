@@ -166,10 +166,7 @@ pub(super) fn authenticated_post<'f>(
         fields.push(("client_id", client_id));
         fields.push(("client_secret", client_secret.expose_secret()));
     }
-    let body = form(&fields);
-    // The buffer itself moves into the request, so no copy is left here.
-    let mut request = http::Request::post(url.clone(), "application/x-www-form-urlencoded", body)
-        .header(ACCEPT, HeaderValue::from_static("application/json"));
+    let mut request = form_post(url, &fields);
     if client_authentication == ClientAuthentication::Basic {
         request = request.header(AUTHORIZATION, basic(client_id, client_secret));
     }
@@ -198,12 +195,38 @@ fn basic(client_id: &str, client_secret: &ClientSecret) -> HeaderValue {
     encode(client_id, &mut pair);
     pair.push(b':');
     encode(secret, &mut pair);
+    basic_of(&pair)
+}
+
+/// RFC 7617 as it is, for what is not OAuth.
+pub(super) fn raw_basic(client_id: &str, client_secret: &ClientSecret) -> HeaderValue {
+    let secret = client_secret.expose_secret();
+    let mut pair = Zeroizing::new(Vec::with_capacity(client_id.len() + 1 + secret.len()));
+    pair.extend_from_slice(client_id.as_bytes());
+    pair.push(b':');
+    pair.extend_from_slice(secret.as_bytes());
+    basic_of(&pair)
+}
+
+fn basic_of(pair: &[u8]) -> HeaderValue {
     let mut value = Zeroizing::new(vec![0; "Basic ".len() + pair.len().div_ceil(3) * 4]);
     value[.."Basic ".len()].copy_from_slice(b"Basic ");
-    let written = STANDARD.encode_slice(pair.as_slice(), &mut value["Basic ".len()..]).expect("four characters for every three bytes fit");
+    let written = STANDARD.encode_slice(pair, &mut value["Basic ".len()..]).expect("four characters for every three bytes fit");
     let mut header = HeaderValue::from_bytes(&value[.."Basic ".len() + written]).expect("base64 is visible ASCII");
     header.set_sensitive(true);
     header
+}
+
+/// A form for an endpoint of the issuer's from an app that shows its name alone.
+pub(super) fn public_post<'f>(url: &Url, client_id: &'f str, mut fields: Vec<(&'f str, &'f str)>) -> http::Request {
+    fields.push(("client_id", client_id));
+    form_post(url, &fields)
+}
+
+/// The buffer itself moves into the request, so no copy is left here.
+fn form_post(url: &Url, fields: &[(&str, &str)]) -> http::Request {
+    http::Request::post(url.clone(), "application/x-www-form-urlencoded", form(fields))
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
 }
 
 fn encode(text: &str, into: &mut Vec<u8>) {

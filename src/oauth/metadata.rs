@@ -45,6 +45,12 @@ impl Issuer {
         Ok(Self { text: text.to_owned(), url })
     }
 
+    /// The identifier as it was written: issuers are compared byte for byte.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Host and port, for messages.
     #[must_use]
     pub fn host(&self) -> String {
@@ -69,11 +75,16 @@ impl Issuer {
     }
 
     /// Compares byte for byte. Only the slash of an empty path is free: a URL with and without it is one (RFC 3986 section 6.2.3).
-    fn check(&self, named: &str) -> Result<(), Error> {
+    pub(super) fn is(&self, named: &str) -> bool {
         let bare = |text: &str| text.strip_suffix('/').unwrap_or(text).to_owned();
-        if named == self.text || self.url.path() == "/" && bare(named) == bare(&self.text) {
+        named == self.text || self.url.path() == "/" && bare(named) == bare(&self.text)
+    }
+
+    fn check(&self, named: &str) -> Result<(), Error> {
+        if self.is(named) {
             return Ok(());
         }
+        let bare = |text: &str| text.strip_suffix('/').unwrap_or(text).to_owned();
         let hint = if bare(named) == bare(&self.text) { " (the slash at the end differs)" } else { "" };
         Err(Error::IssuerMismatch { host: self.host(), hint })
     }
@@ -82,16 +93,28 @@ impl Issuer {
 /// What the metadata says that is of use here.
 #[derive(Debug, Clone)]
 pub(super) struct Metadata {
+    /// Where browsers are sent to sign in.
+    pub(super) authorization_endpoint: Option<Url>,
     /// The way to show the secret; `None` when there is no common one.
     pub(super) client_authentication: Option<ClientAuthentication>,
+    /// Where devices ask for a code (RFC 8628 section 4): an URL that the HTTP client accepts.
+    pub(super) device_authorization_endpoint: Option<Url>,
+    /// Whether a code challenge with S256 may be sent: where the methods are listed, that one has to be among them.
+    pub(super) may_challenge: bool,
     /// Whether `client_credentials` is listed.
     pub(super) offers_client_credentials: bool,
+    /// Whether the scopes `openid` and `offline_access` are listed.
+    pub(super) offers_offline_access: bool,
+    /// Whether every callback has an `iss` (RFC 9207 section 3).
+    pub(super) promises_iss: bool,
     /// Where tokens are revoked (RFC 7009): like the token endpoint, an URL that the HTTP client accepts.
     pub(super) revocation_endpoint: Option<Url>,
     /// The way to show the secret there.
     pub(super) revocation_authentication: Option<ClientAuthentication>,
     /// An URL that the HTTP client accepts.
     pub(super) token_endpoint: Url,
+    /// Where the user's name is, an URL that the HTTP client accepts.
+    pub(super) userinfo_endpoint: Option<Url>,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +128,18 @@ struct Wire {
     revocation_endpoint: serde_json::Value,
     #[serde(default)]
     revocation_endpoint_auth_methods_supported: serde_json::Value,
+    #[serde(default)]
+    authorization_endpoint: serde_json::Value,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: serde_json::Value,
+    #[serde(default)]
+    code_challenge_methods_supported: serde_json::Value,
+    #[serde(default)]
+    device_authorization_endpoint: serde_json::Value,
+    #[serde(default)]
+    scopes_supported: serde_json::Value,
+    #[serde(default)]
+    userinfo_endpoint: serde_json::Value,
 }
 
 /// Fetches the metadata from the first place that has it.
@@ -153,16 +188,27 @@ fn read(client: &http::Client, issuer: &Issuer, body: &[u8]) -> Result<Metadata,
     let token_endpoint = wire.token_endpoint.as_deref().and_then(endpoint).ok_or(Error::NoTokenEndpoint { host })?;
     client.check(&token_endpoint)?;
     let client_authentication = client_authentication(wire.token_endpoint_auth_methods_supported.as_deref());
+    let usable = |value: &serde_json::Value| value.as_str().and_then(endpoint).filter(|url| client.check(url).is_ok());
     Ok(Metadata {
+        authorization_endpoint: usable(&wire.authorization_endpoint),
         client_authentication,
+        device_authorization_endpoint: usable(&wire.device_authorization_endpoint),
+        may_challenge: wire.code_challenge_methods_supported.is_null() || lists(&wire.code_challenge_methods_supported, "S256"),
         // Left out it means authorization_code and implicit (RFC 8414 section 2).
         offers_client_credentials: wire
             .grant_types_supported
             .is_some_and(|grants| grants.iter().any(|grant| grant == "client_credentials")),
-        revocation_endpoint: wire.revocation_endpoint.as_str().and_then(endpoint).filter(|url| client.check(url).is_ok()),
+        offers_offline_access: lists(&wire.scopes_supported, "openid") && lists(&wire.scopes_supported, "offline_access"),
+        promises_iss: wire.authorization_response_iss_parameter_supported == true,
+        revocation_endpoint: usable(&wire.revocation_endpoint),
         revocation_authentication: revocation_authentication(&wire.revocation_endpoint_auth_methods_supported, client_authentication),
         token_endpoint,
+        userinfo_endpoint: usable(&wire.userinfo_endpoint),
     })
+}
+
+fn lists(value: &serde_json::Value, wanted: &str) -> bool {
+    value.as_array().is_some_and(|names| names.iter().any(|name| name == wanted))
 }
 
 /// An endpoint that a secret may be sent to, as far as the URL alone says.

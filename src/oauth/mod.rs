@@ -1,26 +1,42 @@
 //! Stage 4: an OAuth app's credentials in, an access token out.
 //!
-//! [`plan`] says which grant a host allows, [`TokenClient`] finds the token endpoint and asks it, [`TokenCache`] keeps what came
-//! and lets one caller at a time ask for more. What must not live on is revoked ([`TokenClient::revoke`]). Whatever an issuer says is hostile until parsed: replies are bounded, an error keeps
-//! the error code alone (RFC 6749 section 5.2) and never the description, which echoes parameters of the request.
+//! [`plan`] says which grant a host allows, [`TokenClient`] finds the endpoints and asks them, [`TokenCache`] keeps what came
+//! and lets one caller at a time ask for more. A user signs in with a device code ([`TokenClient::begin_device`]) or in a browser
+//! ([`TokenClient::begin_code`]), and [`TokenClient::refresh`] keeps that alive; what is to be kept of it is the caller's business.
+//! What must not live on is revoked ([`TokenClient::revoke`]). Whatever an issuer says is hostile until parsed: replies are
+//! bounded, an error keeps the error code alone (RFC 6749 section 5.2) and never the description, which echoes parameters of the
+//! request.
 
+mod account;
 mod cache;
 mod client;
+mod code;
+mod device;
+mod endpoints;
+mod grant;
 mod metadata;
 mod moment;
 mod provider;
 mod reply;
 mod revocation;
+mod wire;
 
 use std::time::Duration;
 
 pub use cache::{CachedToken, MintError, TokenCache, TokenState, TokenStatus};
 pub use client::{IssuedToken, TokenClient, TokenEndpoint};
+pub use code::CodeRequest;
+pub use device::{DeviceAuthorization, DevicePoll};
+pub use endpoints::{IssuerCheck, Revocation, UserEndpoints, UserInfo};
+pub use grant::GrantedTokens;
 pub use metadata::{Issuer, IssuerError};
 pub use moment::{Deadline, Moment};
-pub use provider::{ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, ServicePlan, UnknownName, plan};
+pub use provider::{
+    ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, Rotation, ServicePlan, UnknownName, UserEndpointSource,
+    UserIssuer, UserPlan, plan,
+};
 pub use reply::TokenReply;
-pub use revocation::RevocationEndpoint;
+pub use revocation::{RevocationEndpoint, Revoked};
 
 use crate::http;
 
@@ -30,11 +46,42 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Why there is no access token, or why one was not revoked. Names the issuer's host and an error code; never a URL, a body or a description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// The host ended a sign-in that was under way: by its callback (RFC 6749 section 4.1.2.1).
+    #[error("{host} ended the sign-in with {code}")]
+    AuthorizationRefused {
+        /// Host and port of the authorization endpoint.
+        host: String,
+        /// The error code.
+        code: ErrorCode,
+    },
     /// The metadata lists neither `client_secret_basic` nor `client_secret_post`.
     #[error("the metadata of {host} offers no client authentication by secret")]
     AuthenticationNotOffered {
         /// Host and port of the issuer.
         host: String,
+    },
+    /// A callback names another issuer than the one that was asked (RFC 9207 section 2.4), or none where one is promised.
+    #[error("the callback names another issuer than that of {host}")]
+    CallbackIssuer {
+        /// Host and port of the authorization endpoint.
+        host: String,
+    },
+    /// A callback belongs to another sign-in, or to none.
+    #[error("the callback does not belong to this sign-in")]
+    CallbackState,
+    /// A field of a callback is missing, there twice, or out of bounds.
+    #[error("the callback has no usable {field}")]
+    CallbackUnreadable {
+        /// The field's name; `query` for the whole.
+        field: &'static str,
+    },
+    /// The host has no such way to sign in.
+    #[error("{host} offers no {flow}")]
+    FlowNotOffered {
+        /// Host and port.
+        host: String,
+        /// The way, in fixed words.
+        flow: &'static str,
     },
     /// The metadata does not list `client_credentials` and nothing else promises it.
     #[error("the metadata of {host} does not offer client_credentials")]
@@ -75,6 +122,12 @@ pub enum Error {
         /// Host and port of the issuer.
         host: String,
     },
+    /// The system gave no random bytes.
+    #[error("the system gives no random bytes")]
+    Randomness,
+    /// A redirect URI is not `http` at this machine's loopback with a port, or has parts that no redirect URI may have.
+    #[error("the redirect URI is not an http URL of 127.0.0.1, [::1] or localhost with a port")]
+    RedirectUri,
     /// The token endpoint said no (RFC 6749 section 5.2).
     #[error("{host} refused with {code} (HTTP {status})")]
     Refused {
@@ -101,6 +154,16 @@ pub enum Error {
         /// Host and port of the token endpoint.
         host: String,
     },
+    /// The host no longer accepts what a user's sign-in left: the code, or the refresh token.
+    #[error("{host} no longer accepts the sign-in: {code} (HTTP {status})")]
+    SignInOver {
+        /// Host and port of the token endpoint.
+        host: String,
+        /// The error code.
+        code: ErrorCode,
+        /// The HTTP status; 200 on GitHub.
+        status: u16,
+    },
     /// An HTTP error without an OAuth error in it.
     #[error("{host} answered with HTTP {status}")]
     Status {
@@ -111,6 +174,24 @@ pub enum Error {
         /// The HTTP status.
         status: u16,
     },
+}
+
+impl Error {
+    /// Whether the host may have done what was asked although this came of it: the request left and no answer told. A refresh that
+    /// failed so may have used its refresh token up.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        match self {
+            Self::Http(error) => matches!(
+                error,
+                http::Error::Interrupted { .. } | http::Error::Redirect { .. } | http::Error::Timeout { .. } | http::Error::TooLarge { .. }
+            ),
+            Self::ReplyField { .. } | Self::ReplyUnreadable { .. } => true,
+            Self::Status { status, .. } => *status == 408 || *status >= 500,
+            Self::Refused { status, .. } => *status >= 500,
+            _ => false,
+        }
+    }
 }
 
 /// Who can mend a failure.
@@ -138,11 +219,18 @@ pub trait Classified: std::error::Error {
 impl Classified for Error {
     fn class(&self) -> ErrorClass {
         match self {
+            Self::AuthorizationRefused { code, .. } => code.class(),
+            Self::CallbackIssuer { .. } | Self::CallbackState | Self::CallbackUnreadable { .. } | Self::SignInOver { .. } => {
+                ErrorClass::Terminal
+            }
+            Self::Randomness => ErrorClass::Transient,
             Self::AuthenticationNotOffered { .. }
+            | Self::FlowNotOffered { .. }
             | Self::GrantNotOffered { .. }
             | Self::IssuerMismatch { .. }
             | Self::MetadataMissing { .. }
-            | Self::NoTokenEndpoint { .. } => ErrorClass::Operator,
+            | Self::NoTokenEndpoint { .. }
+            | Self::RedirectUri => ErrorClass::Operator,
             // A page of a proxy in the way, or an issuer half way through an upgrade.
             Self::MetadataUnreadable { .. } | Self::ReplyField { .. } | Self::ReplyUnreadable { .. } => ErrorClass::Transient,
             Self::Http(error) => match error {
@@ -172,37 +260,68 @@ impl Classified for Error {
     }
 }
 
-/// The `error` of a token reply: the RFC's own codes and every host's further ones.
+/// The `error` of a reply: the RFC's own codes and every host's further ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorCode(Option<Box<str>>);
+pub struct ErrorCode {
+    number: Option<u32>,
+    text: Option<Box<str>>,
+}
 
 impl ErrorCode {
     /// Keeps a code of 1 to 64 lower-case letters and underscores; anything else is kept as "unreadable".
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let readable = (1..=64).contains(&text.len()) && text.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_');
-        Self(readable.then(|| String::from_utf8_lossy(text).into()))
+        Self { number: None, text: readable.then(|| String::from_utf8_lossy(text).into()) }
+    }
+
+    fn with_number(self, number: Option<u32>) -> Self {
+        Self { number, ..self }
     }
 
     /// The code; `None` when it was unreadable.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
-        self.0.as_deref()
+        self.text.as_deref()
+    }
+
+    /// Entra's number of what went wrong, as in AADSTS7000222.
+    #[must_use]
+    pub fn number(&self) -> Option<u32> {
+        self.number
     }
 
     fn class(&self) -> ErrorClass {
         match self.as_str() {
-            // RFC 6749 section 5.2, GitHub, Entra.
-            Some("bad_refresh_token" | "consent_required" | "interaction_required" | "invalid_grant") => ErrorClass::Terminal,
+            Some(code) if TERMINAL.contains(&code) => ErrorClass::Terminal,
             Some("server_error" | "slow_down" | "temporarily_unavailable") => ErrorClass::Transient,
             _ => ErrorClass::Operator,
         }
     }
 }
 
+/// What only the user can mend, by signing in again: RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5, OpenID Connect Core
+/// section 3.1.2.6, GitHub, Entra.
+const TERMINAL: [&str; 13] = [
+    "access_denied",
+    "account_selection_required",
+    "authorization_declined",
+    "bad_refresh_token",
+    "bad_verification_code",
+    "consent_required",
+    "expired_token",
+    "incorrect_device_code",
+    "interaction_required",
+    "invalid_grant",
+    "login_required",
+    "token_expired",
+    "unverified_user_email",
+];
+
 impl std::fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str().unwrap_or("an unreadable error code"))
+        f.write_str(self.as_str().unwrap_or("an unreadable error code"))?;
+        self.number.map_or(Ok(()), |number| write!(f, " AADSTS{number}"))
     }
 }
 

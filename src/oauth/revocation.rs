@@ -1,12 +1,13 @@
-//! Revoking a token at the issuer that gave it (RFC 7009).
+//! Revoking tokens at the issuer that gave them: RFC 7009, and GitHub's own form.
 
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use url::Url;
 
-use super::client::authenticated_post;
+use super::client::{authenticated_post, raw_basic};
 use super::reply::{is_success, refusal};
-use super::{ClientAuthentication, EndpointSource, Error, TokenClient};
+use super::{ClientAuthentication, EndpointSource, Error, Revocation, TokenClient, UserEndpoints};
 use crate::http;
-use crate::secret::{AccessToken, ClientSecret};
+use crate::secret::{AccessToken, ClientSecret, RefreshToken};
 
 /// A revocation endpoint and how to show it a client's secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,15 @@ pub struct RevocationEndpoint {
     pub client_authentication: ClientAuthentication,
     /// Where to POST.
     pub url: Url,
+}
+
+/// What came of revoking a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// The host says that the tokens are dead.
+    Done,
+    /// The host has no way to do it: the tokens live on until they expire.
+    NotOffered,
 }
 
 impl TokenClient {
@@ -60,4 +70,76 @@ impl TokenClient {
         }
         Err(refusal(&reply, &http::host_and_port(&endpoint.url), self.clock.now()))
     }
+
+    /// Has a user's grant revoked. The secret is wiped as soon as the requests are built.
+    ///
+    /// By RFC 7009 the refresh token goes first, which takes all of the grant with it (section 2.1), and the access token after it for
+    /// hosts that keep that alive. GitHub is told the access token alone: its other form would also end what the same user signed in
+    /// to elsewhere with the same app.
+    ///
+    /// # Errors
+    /// [`Error`] when the host refuses or cannot be reached. The grant is to be taken as still valid then.
+    pub async fn revoke_grant(
+        &self,
+        endpoints: &UserEndpoints,
+        client_id: &str,
+        client_secret: ClientSecret,
+        access_token: &AccessToken,
+        refresh_token: Option<&RefreshToken>,
+    ) -> Result<Revoked, Error> {
+        let requests = match &endpoints.revocation {
+            None => return Ok(Revoked::NotOffered),
+            Some(Revocation::GitHub { applications }) => vec![github_request(applications, client_id, &client_secret, access_token)?],
+            Some(Revocation::Standard(endpoint)) => {
+                let tokens = refresh_token.map(|token| (token.expose_secret(), "refresh_token"));
+                let tokens = tokens.into_iter().chain([(access_token.expose_secret(), "access_token")]);
+                tokens
+                    .map(|(token, hint)| {
+                        let fields = vec![("token", token), ("token_type_hint", hint)];
+                        authenticated_post(&endpoint.url, endpoint.client_authentication, client_id, &client_secret, fields)
+                    })
+                    .map(|request| (request, http::host_and_port(&endpoint.url)))
+                    .collect()
+            }
+        };
+        drop(client_secret);
+        for (request, host) in requests {
+            let reply = self.http.send(request).await?;
+            // GitHub answers 404 for a token that is not alive any more.
+            let gone = reply.status == 404 && matches!(endpoints.revocation, Some(Revocation::GitHub { .. }));
+            if !is_success(reply.status) && !gone {
+                return Err(refusal(&reply, &host, self.clock.now()));
+            }
+        }
+        Ok(Revoked::Done)
+    }
+}
+
+/// `DELETE {applications}/{client_id}/token`.
+fn github_request(
+    applications: &Url,
+    client_id: &str,
+    client_secret: &ClientSecret,
+    access_token: &AccessToken,
+) -> Result<(http::Request, String), Error> {
+    let host = http::host_and_port(applications);
+    let mut url = applications.clone();
+    match url.path_segments_mut() {
+        Ok(mut segments) => segments.pop_if_empty().extend([client_id, "token"]),
+        Err(()) => return Err(Error::FlowNotOffered { host, flow: "revocation" }),
+    };
+    let mut body = Vec::with_capacity(2 * access_token.expose_secret().len() + 32);
+    body.extend_from_slice(b"{\"access_token\":\"");
+    // Of the characters of a token JSON escapes these two.
+    for byte in access_token.expose_secret().bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            body.push(b'\\');
+        }
+        body.push(byte);
+    }
+    body.extend_from_slice(b"\"}");
+    let request = http::Request::delete(url, "application/json", body)
+        .header(ACCEPT, HeaderValue::from_static("application/vnd.github+json"))
+        .header(AUTHORIZATION, raw_basic(client_id, client_secret));
+    Ok((request, host))
 }

@@ -1,14 +1,11 @@
 //! Every other SCM: what its issuer's metadata says, and nothing assumed.
 
-use super::{Facts, FamilyGrant};
+use super::{Facts, FamilyGrant, UserFacts};
 
 /// An SCM id that is not in the table.
 pub(super) const ANY: Facts = Facts {
     grant: FamilyGrant::ServiceIfOffered,
-    client_authentication: None,
-    form_replies: false,
-    scopes: &[],
-    shared_tenants: &[],
-    token_url: None,
     username: "oauth2",
+    user: UserFacts { any_loopback_port: true, ..UserFacts::NONE },
+    ..Facts::NONE
 };

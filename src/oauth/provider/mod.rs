@@ -6,10 +6,13 @@ mod gitea;
 mod github;
 mod gitlab;
 mod issuer;
+mod user;
 
 use std::str::FromStr;
 
 use url::Url;
+use user::{Place, RevocationFacts, UserFacts, UserInfoFacts};
+pub use user::{Rotation, UserEndpointSource, UserIssuer, UserPlan};
 
 use super::metadata::Issuer;
 use crate::http;
@@ -79,8 +82,25 @@ pub struct ProviderOverride {
     pub username: Option<String>,
     /// How the app shows its secret.
     pub token_endpoint_auth: Option<ClientAuthentication>,
-    /// Whose token serves the host. A `token_url` alone means [`GrantKind::Service`].
+    /// Whose token serves the host. Without it `authorize_url` and `device_url` mean [`GrantKind::User`], a `token_url` alone
+    /// [`GrantKind::Service`].
     pub grant: Option<GrantKind>,
+    /// The SCM id whose facts are meant, instead of the integration's. One that is not known is left to its issuer's metadata.
+    pub kind: Option<String>,
+    /// Where users are sent to sign in.
+    pub authorize_url: Option<Url>,
+    /// The device authorization endpoint (RFC 8628 section 3.1).
+    pub device_url: Option<Url>,
+    /// Whether git, where it can, is to send the token as Bearer.
+    pub bearer: Option<bool>,
+}
+
+impl ProviderOverride {
+    fn grant(&self) -> Option<GrantKind> {
+        let user = self.authorize_url.is_some() || self.device_url.is_some();
+        let implied = if user { Some(GrantKind::User) } else { self.token_url.as_ref().map(|_| GrantKind::Service) };
+        self.grant.or(implied)
+    }
 }
 
 /// How an integration gets its tokens.
@@ -96,10 +116,7 @@ pub enum Plan {
     /// From the app's secret alone.
     Service(ServicePlan),
     /// From a user's sign-in.
-    User {
-        /// Why the secret alone is not enough.
-        reason: &'static str,
-    },
+    User(Box<UserPlan>),
 }
 
 impl Plan {
@@ -110,7 +127,7 @@ impl Plan {
             Self::None { .. } => "none",
             Self::Pat => "pat",
             Self::Service(_) => "service",
-            Self::User { .. } => "user",
+            Self::User(_) => "user",
         }
     }
 }
@@ -118,6 +135,8 @@ impl Plan {
 /// How to get a token with the app's secret alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePlan {
+    /// Whether git, where it can, is to send the token as Bearer.
+    pub bearer: bool,
     /// `None` takes what the metadata offers, `client_secret_basic` where there is none (RFC 6749 section 2.3.1).
     pub client_authentication: Option<ClientAuthentication>,
     /// Where the token endpoint is, or how to find it.
@@ -128,6 +147,10 @@ pub struct ServicePlan {
     pub must_be_offered: bool,
     /// The scopes to ask for; none sends no `scope`.
     pub scopes: Vec<String>,
+    /// How users sign in where the metadata turns out not to list `client_credentials` ([`Error::GrantNotOffered`]).
+    ///
+    /// [`Error::GrantNotOffered`]: super::Error::GrantNotOffered
+    pub user: Option<Box<UserPlan>>,
     /// The user name that git sends with the token.
     pub username: String,
 }
@@ -156,13 +179,39 @@ pub enum EndpointSource {
 struct Facts {
     /// What an app's secret alone gives there.
     grant: FamilyGrant,
+    /// Whether git, where it can, is to send the token as Bearer: where that is the documented form, or the one that always works.
+    bearer: bool,
     client_authentication: Option<ClientAuthentication>,
     form_replies: bool,
+    /// The scopes of the app's own token.
     scopes: &'static [&'static str],
-    /// Issuers whose first path segment is one of these are for everybody and give no app a token.
+    /// Issuers whose first path segment is one of these are for everybody: they give no app a token, and their metadata names no
+    /// issuer that could be checked.
     shared_tenants: &'static [&'static str],
+    /// Where the app's own token is had.
     token_url: Option<&'static str>,
     username: &'static str,
+    /// How users sign in.
+    user: UserFacts,
+}
+
+impl Facts {
+    /// Nothing known; each family says what is.
+    const NONE: Self = Self {
+        grant: FamilyGrant::Pat,
+        bearer: false,
+        client_authentication: None,
+        form_replies: false,
+        scopes: &[],
+        shared_tenants: &[],
+        token_url: None,
+        username: "",
+        user: UserFacts::NONE,
+    };
+
+    fn shared_tenant(&self, issuer: &Issuer) -> Option<&'static str> {
+        self.shared_tenants.iter().find(|tenant| issuer.first_segment().eq_ignore_ascii_case(tenant)).copied()
+    }
 }
 
 /// What an app's secret alone gives at a family of hosts.
@@ -183,54 +232,88 @@ enum FamilyGrant {
 #[must_use]
 pub fn plan(scm_id: &str, host: &str, issuer_url: Option<&str>, pat: bool, has_oauth: bool, overrides: &[ProviderOverride]) -> Plan {
     let host = normalised(host);
-    let facts = facts(scm_id, &host);
     let operator = overrides.iter().find(|candidate| normalised(&candidate.host) == host);
-    let wanted = operator.and_then(|operator| operator.grant.or(operator.token_url.as_ref().map(|_| GrantKind::Service)));
-    if !has_oauth || matches!((wanted, &facts.grant), (None, FamilyGrant::Pat)) {
+    let scm_id = operator.and_then(|operator| operator.kind.as_deref()).unwrap_or(scm_id);
+    let asked = Asked { facts: facts(scm_id, &host), host: &host, issuer_url, operator, scm_id };
+    let wanted = operator.and_then(ProviderOverride::grant);
+    if !has_oauth || matches!((wanted, &asked.facts.grant), (None, FamilyGrant::Pat)) {
         return match pat {
             true => Plan::Pat,
             false if has_oauth => none("this SCM takes personal access tokens only, and the integration does not allow them"),
             false => none("the integration has no OAuth app and allows no personal access token"),
         };
     }
-    match (wanted, &facts.grant) {
-        (Some(GrantKind::User), _) => Plan::User { reason: "the configuration says that a user signs in" },
-        (None, FamilyGrant::User(reason)) => Plan::User { reason },
-        (Some(GrantKind::Service), _) | (None, _) => service(scm_id, &host, facts, operator, wanted.is_some(), issuer_url),
+    match (wanted, &asked.facts.grant) {
+        (Some(GrantKind::User), _) => asked.user("the configuration says that a user signs in"),
+        (None, FamilyGrant::User(reason)) => asked.user(reason),
+        (Some(GrantKind::Service), _) | (None, _) => asked.service(wanted.is_some()),
     }
 }
 
-fn service(
-    scm_id: &str,
-    host: &str,
-    facts: &Facts,
-    operator: Option<&ProviderOverride>,
-    operator_promises: bool,
-    issuer_url: Option<&str>,
-) -> Plan {
-    let endpoint = match endpoint_source(host, facts, operator, issuer_url) {
-        Err(reason) => return none(reason),
-        Ok(Some(endpoint)) => endpoint,
-        Ok(None) if matches!(facts.grant, FamilyGrant::ServiceIfOffered) => {
-            return none(format!("the SCM id {} is not known and the integration has no issuer URL", scm_id.escape_debug()));
+/// What a plan is made from.
+struct Asked<'a> {
+    facts: &'static Facts,
+    host: &'a str,
+    issuer_url: Option<&'a str>,
+    operator: Option<&'a ProviderOverride>,
+    scm_id: &'a str,
+}
+
+impl Asked<'_> {
+    fn user(&self, reason: &'static str) -> Plan {
+        match UserPlan::new(self, reason) {
+            Ok(plan) => Plan::User(Box::new(plan)),
+            Err(reason) => Plan::None { reason },
         }
-        Ok(None) => return none("the integration has no issuer URL"),
-    };
-    if let EndpointSource::Issuer(issuer) = &endpoint
-        && let Some(tenant) = facts.shared_tenants.iter().find(|tenant| issuer.first_segment().eq_ignore_ascii_case(tenant))
-    {
-        return none(format!("the issuer URL names the shared tenant {tenant:?}; an app gets a token from a tenant of its own only"));
     }
-    let scopes = operator.and_then(|operator| operator.scopes.clone());
-    let username = operator.and_then(|operator| operator.username.clone());
-    Plan::Service(ServicePlan {
-        client_authentication: operator.and_then(|operator| operator.token_endpoint_auth).or(facts.client_authentication),
-        endpoint,
-        form_replies: facts.form_replies,
-        must_be_offered: !operator_promises && matches!(facts.grant, FamilyGrant::ServiceIfOffered),
-        scopes: scopes.unwrap_or_else(|| facts.scopes.iter().map(|scope| (*scope).to_owned()).collect()),
-        username: username.unwrap_or_else(|| facts.username.to_owned()),
-    })
+
+    fn service(&self, operator_promises: bool) -> Plan {
+        let Self { facts, host, issuer_url, operator, .. } = *self;
+        let endpoint = match endpoint_source(host, facts, operator, issuer_url) {
+            Err(reason) => return none(reason),
+            Ok(Some(endpoint)) => endpoint,
+            Ok(None) => return none(self.no_issuer()),
+        };
+        if let EndpointSource::Issuer(issuer) = &endpoint
+            && let Some(tenant) = facts.shared_tenant(issuer)
+        {
+            return none(format!("the issuer URL names the shared tenant {tenant:?}; an app gets a token from a tenant of its own only"));
+        }
+        let must_be_offered = !operator_promises && matches!(facts.grant, FamilyGrant::ServiceIfOffered);
+        let scopes = operator.and_then(|operator| operator.scopes.clone());
+        let user = || UserPlan::new(self, "the issuer gives no token for a client secret alone; a user signs in").ok().map(Box::new);
+        Plan::Service(ServicePlan {
+            bearer: self.bearer(),
+            client_authentication: self.client_authentication(),
+            endpoint,
+            form_replies: facts.form_replies,
+            must_be_offered,
+            scopes: scopes.unwrap_or_else(|| facts.scopes.iter().map(|scope| (*scope).to_owned()).collect()),
+            user: if must_be_offered { user() } else { None },
+            username: self.username(),
+        })
+    }
+
+    fn bearer(&self) -> bool {
+        self.operator.and_then(|operator| operator.bearer).unwrap_or(self.facts.bearer)
+    }
+
+    fn client_authentication(&self) -> Option<ClientAuthentication> {
+        self.operator.and_then(|operator| operator.token_endpoint_auth).or(self.facts.client_authentication)
+    }
+
+    fn username(&self) -> String {
+        self.operator.and_then(|operator| operator.username.clone()).unwrap_or_else(|| self.facts.username.to_owned())
+    }
+
+    fn no_issuer(&self) -> String {
+        match self.facts.grant {
+            FamilyGrant::ServiceIfOffered => {
+                format!("the SCM id {} is not known and the integration has no issuer URL", self.scm_id.escape_debug())
+            }
+            _ => "the integration has no issuer URL".to_owned(),
+        }
+    }
 }
 
 /// The operator's endpoint, the operator's issuer, the integration's issuer, the family's endpoint: the first of these there is.
@@ -243,19 +326,27 @@ fn endpoint_source(
     if let Some(url) = operator.and_then(|operator| operator.token_url.clone()) {
         return Ok(Some(EndpointSource::Fixed(url)));
     }
-    if let Some(issuer) = operator.and_then(|operator| operator.issuer.as_deref()) {
-        let issuer = Issuer::parse(issuer).map_err(|error| format!("the configured issuer {error}"))?;
+    if let Some(issuer) = operators_issuer(operator)? {
         return Ok(Some(EndpointSource::Issuer(issuer)));
     }
     let fixed = facts.token_url.and_then(|url| Url::parse(url).ok());
-    if let Some(text) = issuer_url.filter(|text| !text.is_empty()) {
-        let issuer = Issuer::parse(text).map_err(|error| format!("the integration's issuer URL {error}"))?;
+    if let Some(issuer) = integrations_issuer(issuer_url)? {
         // `issuerUrl` is for an issuer that is not the SCM host itself; where the host's endpoint is known there is nothing to find.
         if fixed.is_none() || issuer.host() != host {
             return Ok(Some(EndpointSource::Issuer(issuer)));
         }
     }
     Ok(fixed.map(EndpointSource::Fixed))
+}
+
+fn operators_issuer(operator: Option<&ProviderOverride>) -> Result<Option<Issuer>, String> {
+    let issuer = operator.and_then(|operator| operator.issuer.as_deref()).map(Issuer::parse).transpose();
+    issuer.map_err(|error| format!("the configured issuer {error}"))
+}
+
+fn integrations_issuer(issuer_url: Option<&str>) -> Result<Option<Issuer>, String> {
+    let issuer = issuer_url.filter(|text| !text.is_empty()).map(Issuer::parse).transpose();
+    issuer.map_err(|error| format!("the integration's issuer URL {error}"))
 }
 
 fn facts(scm_id: &str, host: &str) -> &'static Facts {
@@ -265,7 +356,9 @@ fn facts(scm_id: &str, host: &str) -> &'static Facts {
         "bitbucket" if host == bitbucket::CLOUD_HOST => &bitbucket::CLOUD,
         "bitbucket" => &bitbucket::DATA_CENTER,
         "forgejo" | "gitea" => &gitea::GITEA,
-        "github" => &github::GITHUB,
+        "github" if host == github::CLOUD_HOST => &github::CLOUD,
+        "github" if host.ends_with(github::GHE_COM_SUFFIX) => &github::GHE_COM,
+        "github" => &github::SERVER,
         "gitlab" => &gitlab::GITLAB,
         _ => &issuer::ANY,
     }

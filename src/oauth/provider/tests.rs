@@ -76,7 +76,7 @@ fn where_the_secret_alone_is_not_enough_a_user_signs_in() {
     ] {
         for pat in [false, true] {
             let found = plan(scm_id, host, Some("https://id.example.com"), pat, true, &[]);
-            assert!(matches!(found, Plan::User { reason } if reason.ends_with("a user signs in")), "{scm_id}");
+            assert!(matches!(found, Plan::User(ref plan) if plan.reason.ends_with("a user signs in")), "{scm_id}");
         }
     }
 }

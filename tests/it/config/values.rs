@@ -60,8 +60,12 @@ fn every_key_becomes_its_type() {
         shutdown_grace_period = "0s"
         [[provider]]
         host = "GitLab.Example.com:8443/Root/"
+        kind = "gitlab"
         issuer = "https://login.example"
+        authorize_url = "https://login.example/authorize"
         token_url = "https://login.example/token"
+        device_url = "https://login.example/device"
+        bearer = true
         scopes = []
         username = "x token"
         token_endpoint_auth = "client_secret_post"
@@ -86,9 +90,13 @@ fn every_key_becomes_its_type() {
     assert_eq!((config.agent.max_connections, config.agent.max_connections_per_user), (4096, 1));
     assert_eq!(config.agent.shutdown_grace_period, Duration::ZERO);
     let provider = Provider {
+        authorize_url: Some("https://login.example/authorize".parse().unwrap()),
+        bearer: Some(true),
+        device_url: Some("https://login.example/device".parse().unwrap()),
         grant: Some(Grant::User),
         host: "gitlab.example.com:8443/Root".into(),
         issuer: Some("https://login.example".into()),
+        kind: Some("gitlab"),
         scopes: Some(Vec::new()),
         token_endpoint_auth: Some(TokenEndpointAuth::ClientSecretPost),
         token_url: Some("https://login.example/token".parse().unwrap()),
@@ -134,7 +142,8 @@ fn each_http_client_gets_the_keys_of_its_section_and_the_hosts_that_the_operator
     let folder = Folder::new(&format!(
         "{LEAST}proxy = \"http://a.example\"\n[scm]\nproxy = \"http://b.example\"\nno_proxy = [\"c.example\"]\n\
          [[provider]]\nhost = \"Git.Corp:8443/root\"\nissuer = \"https://id.corp/tenant\"\n\
-         [[provider]]\nhost = \"10.0.0.1:8443\"\ntoken_url = \"https://token.corp:1/t\"\n[[provider]]\nhost = \"[fd00::1]\"\n"
+         [[provider]]\nhost = \"10.0.0.1:8443\"\ntoken_url = \"https://token.corp:1/t\"\n\
+         authorize_url = \"https://sign-in.corp/a\"\ndevice_url = \"https://device.corp/d\"\n[[provider]]\nhost = \"[fd00::1]\"\n"
     ));
     let config = folder.load(&[]).unwrap();
     let (plane, scm) = (config.http_config(true), config.http_config(false));
@@ -142,7 +151,11 @@ fn each_http_client_gets_the_keys_of_its_section_and_the_hosts_that_the_operator
     assert_eq!(scm.proxy.unwrap().as_str(), "http://b.example/");
     assert_eq!((plane.no_proxy, scm.no_proxy), (None, Some(vec!["c.example".to_owned()])));
     assert_eq!((plane.trusted_urls, scm.trusted_urls), (true, false));
-    assert!(scm.named_hosts.iter().eq(["10.0.0.1", "[fd00::1]", "git.corp", "id.corp", "token.corp"]), "{:?}", scm.named_hosts);
+    assert!(
+        scm.named_hosts.iter().eq(["10.0.0.1", "[fd00::1]", "device.corp", "git.corp", "id.corp", "sign-in.corp", "token.corp"]),
+        "{:?}",
+        scm.named_hosts
+    );
 }
 
 #[test]
