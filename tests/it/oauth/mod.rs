@@ -5,6 +5,7 @@ mod client;
 mod metadata;
 mod reply;
 mod revocation;
+mod user;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ pub mod git_host;
 pub mod hostile;
 pub mod http;
 pub mod issuer;
+pub mod manners;
 pub mod memory;
 pub mod proxy;
 pub mod scene;
