@@ -106,3 +106,96 @@ fn failure(wire: Option<&Wire>, reply: &http::Reply, host: &str, now: SystemTime
         None => Error::Status { host, retry_after, status },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+    use serde_json::{Value as Json, json};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const FIELDS: [&str; 9] = [
+        "access_token",
+        "error",
+        "error_codes",
+        "expires_in",
+        "refresh_expires_in",
+        "refresh_token",
+        "refresh_token_expires_in",
+        "scope",
+        "token_type",
+    ];
+
+    fn parse(status: u16, form: bool, body: &[u8]) -> Result<GrantReply, Error> {
+        let media_type = if form { "application/x-www-form-urlencoded" } else { "application/json" };
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(media_type))]);
+        let reply = http::Reply { status, headers, body: Zeroizing::new(body.to_vec()) };
+        GrantReply::parse(&reply, "host", true, SystemTime::UNIX_EPOCH)
+    }
+
+    /// What holds of every reply: tokens of the allowed characters, lifetimes within bounds, and errors that say nothing of it.
+    fn check(found: Result<GrantReply, Error>) {
+        match found {
+            Ok(GrantReply { refresh_expires_in, refresh_token, token }) => {
+                assert!(token.access_token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()));
+                assert!(refresh_token.is_none_or(|token| token.expose_secret().bytes().all(|byte| (b' '..=b'~').contains(&byte))));
+                let within = |lifetime: Option<Duration>, days: u64| {
+                    lifetime.is_none_or(|lifetime| (1..=days * 24 * 60 * 60).contains(&lifetime.as_secs()))
+                };
+                assert!(within(token.expires_in, 30) && within(refresh_expires_in, 732));
+            }
+            Err(error) => assert!(!format!("{error} {error:?}").contains("CANARY"), "{error:?}"),
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::from),
+            any::<f64>().prop_map(|number| json!(number)),
+            any::<i64>().prop_map(Json::from),
+            "CANARY[ -~]{0,20}".prop_map(Json::from),
+            "\\PC{0,10}".prop_map(Json::from),
+            Just(json!("bearer")),
+            Just(json!("invalid_grant")),
+        ];
+        leaf.prop_recursive(2, 8, 4, |inner| prop::collection::vec(inner, 0..4).prop_map(Json::from))
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused_in_silence(status in 200u16..600, form: bool, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            check(parse(status, form, &body));
+        }
+
+        #[test]
+        fn any_object_is_read_or_refused_in_silence(
+            status in prop_oneof![Just(200u16), Just(400), Just(503)],
+            fields in prop::collection::hash_map(prop::sample::select(FIELDS.as_slice()), any_json(), 0..6),
+        ) {
+            check(parse(status, false, json!(fields).to_string().as_bytes()));
+            // And cut off anywhere.
+            let text = json!(fields).to_string();
+            for end in 0..text.len() {
+                check(parse(status, false, &text.as_bytes()[..end]));
+            }
+        }
+
+        #[test]
+        fn any_form_is_read_or_refused_in_silence(fields in prop::collection::vec((prop::sample::select(FIELDS.as_slice()), "CANARY\\PC{0,10}"), 0..6)) {
+            let form: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+            check(parse(200, true, form.as_bytes()));
+        }
+
+        #[test]
+        fn a_good_reply_is_read_whole(access in "[!-~]{1,3000}", refresh in "[ -~]{1,3000}", seconds in 1u64..100_000_000) {
+            let body = json!({ "access_token": access, "refresh_token": refresh, "refresh_token_expires_in": seconds });
+            let found = parse(200, false, body.to_string().as_bytes()).unwrap();
+            prop_assert_eq!(found.token.access_token.expose_secret(), access);
+            prop_assert!(found.refresh_token.unwrap().matches(refresh.as_bytes()));
+            prop_assert_eq!(found.refresh_expires_in.unwrap().as_secs(), seconds.min(732 * 24 * 60 * 60));
+        }
+    }
+}

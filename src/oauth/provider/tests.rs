@@ -147,3 +147,164 @@ fn names_of_grants_and_authentications_are_the_registered_ones() {
     );
     assert!("".parse::<GrantKind>().is_err());
 }
+
+fn user_plan(plan: Plan) -> UserPlan {
+    let Plan::User(plan) = plan else { panic!("no user signs in: {plan:?}") };
+    *plan
+}
+
+fn endpoints(plan: &UserPlan) -> &crate::oauth::UserEndpoints {
+    let UserEndpointSource::Fixed(endpoints) = &plan.endpoints else { panic!("not known: {plan:?}") };
+    endpoints
+}
+
+#[test]
+fn each_family_s_endpoints_lie_where_its_host_is() {
+    // SCM id, host, then: authorize, token, device, revocation, user info.
+    let rows = [
+        (
+            "github",
+            "GitHub.com",
+            "https://github.com/login/oauth/authorize https://github.com/login/oauth/access_token https://github.com/login/device/code \
+             https://api.github.com/applications https://api.github.com/user",
+        ),
+        (
+            "github",
+            "https://ghe.example.com:8443/",
+            "https://ghe.example.com:8443/login/oauth/authorize https://ghe.example.com:8443/login/oauth/access_token \
+             https://ghe.example.com:8443/login/device/code https://ghe.example.com:8443/api/v3/applications \
+             https://ghe.example.com:8443/api/v3/user",
+        ),
+        (
+            "github",
+            "acme.ghe.com",
+            "https://acme.ghe.com/login/oauth/authorize https://acme.ghe.com/login/oauth/access_token \
+             https://acme.ghe.com/login/device/code - -",
+        ),
+        (
+            "gitlab",
+            "example.com/gitlab",
+            "https://example.com/gitlab/oauth/authorize https://example.com/gitlab/oauth/token \
+             https://example.com/gitlab/oauth/authorize_device https://example.com/gitlab/oauth/revoke \
+             https://example.com/gitlab/oauth/userinfo",
+        ),
+        (
+            "gitlab",
+            "gitlab.com",
+            "https://gitlab.com/oauth/authorize https://gitlab.com/oauth/token https://gitlab.com/oauth/authorize_device \
+             https://gitlab.com/oauth/revoke https://gitlab.com/oauth/userinfo",
+        ),
+        (
+            "bitbucket",
+            "bb.example.com:7990/bitbucket",
+            "https://bb.example.com:7990/bitbucket/rest/oauth2/latest/authorize \
+             https://bb.example.com:7990/bitbucket/rest/oauth2/latest/token - - -",
+        ),
+        (
+            "forgejo",
+            "codeberg.org",
+            "https://codeberg.org/login/oauth/authorize https://codeberg.org/login/oauth/access_token - - \
+             https://codeberg.org/login/oauth/userinfo",
+        ),
+    ];
+    for (scm_id, host, expected) in rows {
+        let plan = user_plan(plan(scm_id, host, None, false, true, &[]));
+        let found = endpoints(&plan);
+        let revocation = found.revocation.as_ref().map(|revocation| match revocation {
+            crate::oauth::Revocation::GitHub { applications } => applications,
+            crate::oauth::Revocation::Standard(endpoint) => &endpoint.url,
+        });
+        let user_info = found.user_info.as_ref().map(|info| &info.url);
+        let urls = [found.authorize.as_ref(), Some(&found.token), found.device.as_ref(), revocation, user_info];
+        let shown: Vec<&str> = urls.iter().map(|url| url.map_or("-", Url::as_str)).collect();
+        assert_eq!(shown.join(" "), expected, "{scm_id} {host}");
+    }
+}
+
+#[test]
+fn an_issuer_elsewhere_is_asked_where_users_sign_in_and_the_host_s_own_is_known() {
+    for (scm_id, host, issuer) in [
+        ("github", "github.com", "https://github.com/login/oauth"),
+        ("gitlab", "example.com:8443/gitlab", "https://example.com:8443/gitlab"),
+    ] {
+        endpoints(&user_plan(plan(scm_id, host, Some(issuer), false, true, &[])));
+    }
+    for issuer in ["https://login.example.com", "https://gitlab.com:8443"] {
+        let found = user_plan(plan("gitlab", "gitlab.com", Some(issuer), false, true, &[]));
+        assert_eq!(found.endpoints, UserEndpointSource::Issuer(Box::new(issuer_of(issuer))));
+    }
+    let own = ProviderOverride { issuer: Some("https://own.example".into()), ..provider("gitlab.com") };
+    let found = user_plan(plan("gitlab", "gitlab.com", Some("https://login.example.com"), false, true, &[own]));
+    assert_eq!(found.issuer_host(), "own.example");
+}
+
+fn issuer_of(issuer: &str) -> UserIssuer {
+    UserIssuer { authorize: None, device: None, issuer: Issuer::parse(issuer).unwrap() }
+}
+
+#[test]
+fn the_operator_may_have_users_sign_in_anywhere() {
+    let wanted = |host: &str| ProviderOverride { grant: Some(GrantKind::User), ..provider(host) };
+    let bitbucket = user_plan(plan("bitbucket", "bitbucket.org", None, false, true, &[wanted("bitbucket.org")]));
+    assert_eq!(endpoints(&bitbucket).token.as_str(), "https://bitbucket.org/site/oauth2/access_token");
+    assert_eq!((bitbucket.rotation, bitbucket.any_loopback_port), (Rotation::Later, false));
+    let tenant = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0";
+    let entra = user_plan(plan("azuredevops_entra", "dev.azure.com", Some(tenant), false, true, &[wanted("dev.azure.com")]));
+    assert_eq!(entra.scopes.unwrap(), ["499b84ac-1321-427f-aa17-267ca6975798/.default", "offline_access"]);
+    assert!(entra.bearer && entra.rotation == Rotation::Never);
+    let shared = "https://login.microsoftonline.com/organizations/v2.0";
+    let Plan::None { reason } = plan("azuredevops_entra", "dev.azure.com", Some(shared), false, true, &[wanted("dev.azure.com")]) else {
+        panic!("a shared tenant is taken");
+    };
+    assert!(reason.contains("organizations"), "{reason}");
+    for scm_id in ["other", "azuredevops_server"] {
+        assert_eq!(plan(scm_id, "git.example.com", None, false, true, &[wanted("git.example.com")]).kind(), "none");
+    }
+}
+
+#[test]
+fn each_value_of_an_override_takes_the_place_of_what_is_known() {
+    let own = ProviderOverride {
+        authorize_url: Some(url("https://id.example.com/authorize")),
+        bearer: Some(true),
+        device_url: Some(url("https://id.example.com/device")),
+        scopes: Some(Vec::new()),
+        token_endpoint_auth: Some(ClientAuthentication::Post),
+        username: Some("robot".into()),
+        ..provider("gitlab.com")
+    };
+    let found = user_plan(plan("gitlab", "gitlab.com", None, false, true, std::slice::from_ref(&own)));
+    let known = endpoints(&found);
+    assert_eq!(known.authorize.as_ref().unwrap().as_str(), "https://id.example.com/authorize");
+    assert_eq!(known.device.as_ref().unwrap().as_str(), "https://id.example.com/device");
+    assert_eq!(known.token.as_str(), "https://gitlab.com/oauth/token");
+    assert_eq!((known.client_authentication, known.scopes.len()), (ClientAuthentication::Post, 0));
+    assert!(found.bearer && found.username == "robot");
+    // A token from elsewhere is not revoked at the host, nor is its user asked for there.
+    let elsewhere = ProviderOverride { token_url: Some(url("https://id.example.com/token")), ..own };
+    let found = user_plan(plan("gitlab", "gitlab.com", None, false, true, std::slice::from_ref(&elsewhere)));
+    let known = endpoints(&found);
+    assert!(known.token.as_str() == "https://id.example.com/token" && known.revocation.is_none() && known.user_info.is_none());
+    // What a host is may be said too.
+    let kind = ProviderOverride { kind: Some("gitea".into()), ..provider("git.example.com") };
+    let found = user_plan(plan("sourcehut", "git.example.com", None, false, true, &[kind]));
+    assert_eq!((endpoints(&found).token.path(), found.terminal), ("/login/oauth/access_token", ["unauthorized_client"].as_slice()));
+    let oidc = ProviderOverride { kind: Some("oidc".into()), ..provider("gitlab.com") };
+    assert_eq!(plan("gitlab", "gitlab.com", Some("https://id.example.com"), false, true, &[oidc]).kind(), "service");
+    // The bearer of the app's own token.
+    let bearer = ProviderOverride { bearer: Some(false), ..provider("dev.azure.com") };
+    let tenant = Some("https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0");
+    assert!(service_plan(plan("azuredevops_entra", "dev.azure.com", tenant, false, true, &[])).bearer);
+    assert!(!service_plan(plan("azuredevops_entra", "dev.azure.com", tenant, false, true, &[bearer])).bearer);
+}
+
+#[test]
+fn an_unknown_scm_s_users_sign_in_where_the_issuer_turns_out_to_give_no_service_tokens() {
+    let issuer = "https://id.example.com/realm";
+    let found = service_plan(plan("sourcehut", "git.example.com", Some(issuer), false, true, &[]));
+    let user = found.user.unwrap();
+    assert_eq!(user.endpoints, UserEndpointSource::Issuer(Box::new(issuer_of(issuer))));
+    assert_eq!((user.scopes, user.reason), (None, "the issuer gives no token for a client secret alone; a user signs in"));
+    let promised = ProviderOverride { grant: Some(GrantKind::Service), ..provider("git.example.com") };
+    assert!(service_plan(plan("sourcehut", "git.example.com", Some(issuer), false, true, &[promised])).user.is_none());
+}
