@@ -2,14 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use scm_agent::oauth::{DevicePoll, Error, Moment};
+use scm_agent::oauth::{DevicePoll, Error, Moment, ProviderOverride, plan};
 use serde_json::{Value, json};
 
 use super::super::{assert_keeps_quiet, client, secret};
 use super::{Scene, user};
 use crate::support::http::{Answer, FakeServer};
 use crate::support::manners::{APP, ENTRA, GITHUB, GITLAB, OIDC};
-use scm_agent::oauth::{ProviderOverride, plan};
 
 async fn scenes() -> Vec<(&'static str, Scene)> {
     vec![
@@ -88,7 +87,9 @@ fn reply(field: &str, value: Value) -> Value {
 }
 
 /// What comes of a reply: interval and lifetime in seconds, whether there is a complete link; or the field that is wrong.
-async fn read(reply: &Value) -> Result<(u64, u64, bool), &'static str> {
+type Found = Result<(u64, u64, bool), &'static str>;
+
+async fn read(reply: &Value) -> Found {
     let answer = Answer::json(200, reply);
     let server = FakeServer::start(move |_| {
         let answer = answer.clone();
@@ -122,10 +123,10 @@ async fn read(reply: &Value) -> Result<(u64, u64, bool), &'static str> {
     }
 }
 
-#[tokio::test(start_paused = false)]
+#[tokio::test]
 async fn device_authorization_matrix() {
     let long = "x".repeat(65);
-    let rows: Vec<(&str, Value, Result<(u64, u64, bool), &str>)> = vec![
+    let rows: Vec<(&str, Value, Found)> = vec![
         ("unknown", json!("x"), Ok((7, 900, true))),
         ("interval", Value::Null, Ok((5, 900, true))),
         ("interval", json!("12"), Ok((12, 900, true))),
