@@ -16,6 +16,7 @@ pub mod harden;
 pub mod http;
 pub mod integration;
 pub mod key;
+pub mod login;
 pub mod oauth;
 pub mod secret;
 pub mod state;
