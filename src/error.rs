@@ -16,8 +16,12 @@ pub enum Kind {
     Config,
     /// A defect, or the machine is out of something. Exit code 1.
     Internal,
+    /// The user pressed Ctrl-C. Exit code 130, as shells count it: 128 and the number of the signal.
+    Interrupted,
     /// The control plane, an issuer or the daemon did not do its part. Exit code 1.
     Upstream,
+    /// The command line must change. Exit code 2.
+    Usage,
     /// What was asked for cannot be done as asked. Exit code 1.
     User,
 }
@@ -27,8 +31,9 @@ impl Kind {
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Config => 2,
+            Self::Config | Self::Usage => 2,
             Self::Internal | Self::Upstream | Self::User => 1,
+            Self::Interrupted => 130,
         }
     }
 }

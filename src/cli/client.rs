@@ -56,14 +56,27 @@ pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> 
 /// # Errors
 /// When nobody answers on the socket, or with something else.
 pub(super) fn ask_about<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str, fields: &[(&str, &str)]) -> Result<T, Error> {
+    ask_within(TIMEOUT, socket, verb, fields)
+}
+
+/// The same, for questions that the daemon has to pass on to a host, or that nobody waits long for.
+///
+/// # Errors
+/// When nobody answers on the socket in time, or with something else.
+pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
+    limit: Duration,
+    socket: &Path,
+    verb: &str,
+    fields: &[(&str, &str)],
+) -> Result<T, Error> {
     let mut request = format!("{} {verb}\n", crate::git::frame::PROTOCOL);
     for (name, value) in fields {
         request.push_str(&format!("{name}={value}\n"));
     }
     request.push('\n');
     let path = socket.display();
-    let deadline = Instant::now() + TIMEOUT;
-    let mut stream = sys::connect_within(socket, TIMEOUT).map_err(|error| {
+    let deadline = Instant::now() + limit;
+    let mut stream = sys::connect_within(socket, limit.min(TIMEOUT)).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::PermissionDenied => "only members of the socket's group may ask: add the user to it, or run as root",
             std::io::ErrorKind::WouldBlock => "it is there but takes no connections: systemctl restart scm-agent",

@@ -13,8 +13,11 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, Environment};
 use crate::error::Error;
 
+pub mod accounts;
 pub mod config;
 pub mod doctor;
+pub mod login;
+pub mod logout;
 pub mod run;
 pub mod status;
 pub mod sync;
@@ -22,6 +25,7 @@ pub mod trust;
 
 mod client;
 mod log;
+mod target;
 
 /// The streams that a command reads and writes, so that tests can stand in for them.
 pub struct Io<'a> {
@@ -48,6 +52,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Lists the accounts that you have signed in with
+    Accounts(accounts::Args),
     Config(config::Args),
     Key(key::Args),
     Keygen(keygen::Args),
@@ -55,6 +61,10 @@ enum Command {
     Unseal(unseal::Args),
     /// Checks everything between the configuration and git, and says what to do
     Doctor(doctor::Args),
+    /// Signs you in to a host, so that git gets tokens of your own there
+    Login(login::Args),
+    /// Signs you out of a host
+    Logout(logout::Args),
     /// Runs the daemon in the foreground
     Run(run::Args),
     /// Shows what the daemon holds and how fresh it is
@@ -74,12 +84,15 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let environment = Environment::from_process();
     let socket = || client::configuration(explicit, &environment).map(|config| client::socket(config.as_ref()));
     match cli.command {
+        Command::Accounts(args) => accounts::run(&args, &socket()?, io),
         Command::Config(args) => config::run(args, explicit, &environment, io),
         Command::Key(args) => key::run(args, io),
         Command::Keygen(args) => keygen::run(args, io),
         Command::Seal(args) => seal::run(args, io),
         Command::Unseal(args) => unseal::run(args, io),
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
+        Command::Login(args) => login::run(&args, socket, io),
+        Command::Logout(args) => logout::run(&args, socket, io),
         Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
         Command::Status(args) => status::run(&args, &socket()?, io),
         Command::Sync => sync::run(&socket()?, io),

@@ -145,7 +145,7 @@ pub(super) fn cut_words(sentence: &str) -> String {
 }
 
 /// Writes rows as columns as wide as their widest cell.
-fn columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
+pub(super) fn columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -162,7 +162,7 @@ fn columns<const N: usize>(rows: &[[String; N]], text: &mut String) {
 }
 
 /// A length of time in its two largest units: `2h 5m`.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

@@ -14,6 +14,7 @@ mod hostile_memory;
 mod http;
 mod integration;
 mod key;
+mod login_cli;
 mod oauth;
 mod oracle;
 mod revocation;
