@@ -49,6 +49,12 @@ macro_rules! secret_text {
                 std::str::from_utf8(self.0.expose_secret()).unwrap_or_default()
             }
 
+            /// The same secret once more, wiped on its own. Called by name, so that every copy can be found.
+            #[must_use]
+            pub fn duplicate(&self) -> Self {
+                Self(SecretBox::new(Box::from(self.0.expose_secret())))
+            }
+
             /// Compares in constant time for equal lengths.
             #[must_use]
             pub fn matches(&self, other: &[u8]) -> bool {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{Agent, Client};
+use super::{Agent, Client, sign_in};
 use crate::broker::{Caller, Outcome};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest};
@@ -137,7 +137,14 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
-        Verb::Other(name) => return other_verb(name, client, agent).await,
+        Verb::Other(name) => {
+            let caller = Caller { uid: peer.uid, pid: peer.pid };
+            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), caller, agent).await {
+                document.push(b'\n');
+                return end(document);
+            }
+            return other_verb(name, client, agent).await;
+        }
     };
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
         Ok(request) => request,
@@ -171,8 +178,10 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
         "status" => {
             place = agent.status_places.acquire().await.ok();
             let agent = Arc::clone(agent);
+            // Who signed in where is nobody else's business, but for those who could read it anyway.
+            let only = (!client.is_privileged).then_some(client.peer.uid);
             // Thousands of integrations take a while to write down, and git is not to wait for that.
-            let document = tokio::task::spawn_blocking(move || serde_json::to_vec(&agent.status()).unwrap_or_default());
+            let document = tokio::task::spawn_blocking(move || serde_json::to_vec(&agent.status(only)).unwrap_or_default());
             document.await.unwrap_or_default()
         }
         "sync" => {
@@ -192,11 +201,7 @@ async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'stat
         warn!(target: "audit", uid = peer.uid, pid = peer.pid, "refused: trust is for root and the agent's own user");
         return refusal(&"only root and the agent's own user may say what is trusted");
     }
-    let field = |name: &str| {
-        let text = std::str::from_utf8(body).ok()?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-    };
-    let (Some(id), Some(change)) = (field("id"), field("change")) else {
+    let (Some(id), Some(change)) = (sign_in::field(body, "id"), sign_in::field(body, "change")) else {
         return refusal(&"the request does not say what is to be trusted");
     };
     info!(target: "audit", uid = peer.uid, pid = peer.pid, integration = ?id, "trust");

@@ -5,6 +5,7 @@ pub mod peer;
 pub mod socket;
 
 mod connection;
+mod sign_in;
 
 use std::future::Future;
 use std::io;
@@ -79,10 +80,10 @@ impl Agent {
         }
     }
 
-    /// What the daemon holds and how fresh it is.
+    /// What the daemon holds and how fresh it is. Of users' grants, with `only`, that user's alone.
     #[must_use]
-    pub fn status(&self) -> Status {
-        let report = self.broker.status();
+    pub fn status(&self, only: Option<u32>) -> Status {
+        let report = self.broker.status(only);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -90,7 +91,7 @@ impl Agent {
             key: report.key,
             sync: report.sync,
             integrations: report.integrations,
-            store: status::Store { kind: "memory".to_owned(), healthy: true },
+            store: report.store,
             memory: self.memory.clone(),
             connections: self.connections.count(),
             degraded: report.degraded,

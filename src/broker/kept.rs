@@ -18,6 +18,32 @@ const DISK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The name of the file in the state directory.
 const FILE: &str = "integrations";
 
+/// A state directory as a start finds it: what can be read of it, and why it is not to be written to.
+pub struct Opened {
+    /// `None` when nothing of it can be read.
+    pub directory: Option<StateDir>,
+    /// Why it cannot be opened or written to, or that it does not answer. No reason not to serve.
+    pub problem: Option<String>,
+}
+
+impl Opened {
+    /// Opens a directory in the time that a disk may take.
+    ///
+    /// # Errors
+    /// [`state::Error::InUse`] alone.
+    pub fn open(path: &Path) -> Result<Self, state::Error> {
+        let path = path.to_owned();
+        let silent = format!("state directory {} does not answer", path.display());
+        let open = move || StateDir::open(&path).map(|directory| (directory.check().err(), directory));
+        match Disk::new(DISK_TIMEOUT).run(open) {
+            Some(Ok((problem, directory))) => Ok(Self { directory: Some(directory), problem: problem.map(|problem| problem.to_string()) }),
+            Some(Err(error @ state::Error::InUse { .. })) => Err(error),
+            Some(Err(error)) => Ok(Self { directory: None, problem: Some(error.to_string()) }),
+            None => Ok(Self { directory: None, problem: Some(silent) }),
+        }
+    }
+}
+
 /// Keeps the list in a file that is sealed with keys derived from the runner's.
 pub struct KeptList {
     disk: Disk,
@@ -27,23 +53,6 @@ pub struct KeptList {
 }
 
 impl KeptList {
-    /// Keeps the list in the state directory of this path. One that cannot be opened or written to, or does not answer, is no reason
-    /// not to serve: then nothing is kept, and the second value says why. What can be read is read.
-    ///
-    /// # Errors
-    /// [`state::Error::InUse`] alone.
-    pub fn open(path: &Path, ring: &KeyRing) -> Result<(Self, Option<String>), state::Error> {
-        let (disk, opened) = (Disk::new(DISK_TIMEOUT), path.to_owned());
-        let open = move || StateDir::open(&opened).map(|directory| (directory.check().err(), directory));
-        let problem = match disk.run(open) {
-            Some(Ok((problem, directory))) => return Ok((Self::new(&directory, ring), problem.map(|problem| problem.to_string()))),
-            Some(Err(error @ state::Error::InUse { .. })) => return Err(error),
-            Some(Err(error)) => error.to_string(),
-            None => format!("state directory {} does not answer", path.display()),
-        };
-        Ok((Self::unusable(problem.clone()), Some(problem)))
-    }
-
     /// Keeps the list in a state directory.
     #[must_use]
     pub fn new(directory: &StateDir, ring: &KeyRing) -> Self {
@@ -169,14 +178,15 @@ mod tests {
         std::fs::create_dir(&target).unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
         let ring = KeyRing::load(&crate::key::Config::default()).unwrap();
-        let (kept, problem) = KeptList::open(&link, &ring).unwrap();
-        assert!(problem.unwrap().contains("is a symbolic link"));
+        let opened = Opened::open(&link).unwrap();
+        assert!(opened.problem.unwrap().contains("is a symbolic link"));
+        let kept = KeptList::new(&opened.directory.unwrap(), &ring);
         assert!(kept.load().unwrap().is_none());
         assert!(kept.save(Vec::new()).is_err());
-        let (kept, problem) = KeptList::open(&target, &ring).unwrap();
-        assert_eq!(problem, None);
-        assert!(matches!(KeptList::open(&target, &ring), Err(state::Error::InUse { .. })));
-        drop(kept);
+        let opened = Opened::open(&target).unwrap();
+        assert_eq!(opened.problem, None);
+        assert!(matches!(Opened::open(&target), Err(state::Error::InUse { .. })));
+        drop(opened);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! The stages do not know each other; this is where they meet.
 
+mod fingerprint;
+mod grants;
 mod kept;
 mod report;
 mod revocation;
 mod rotation;
 mod secrets;
+mod sign_in;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,16 +29,23 @@ use crate::integration::source::RegisteredKeySource;
 use crate::integration::sync::{Answer, Asker, SyncHandle, TrustError};
 use crate::integration::{ScmId, ScmIntegration};
 use crate::key::{KeyFiles, KeyRing};
-use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient};
+use crate::oauth::{
+    self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, Plan, ProviderOverride, ServicePlan, TokenCache, TokenClient,
+    UserPlan,
+};
 use crate::status;
+use crate::store::GrantStore;
 
-pub use kept::KeptList;
+use fingerprint::Fingerprints;
+use grants::{Choice, GrantError, Grants};
+pub use kept::{KeptList, Opened};
 pub use report::Report;
 use report::describe_sync;
 use revocation::Revocations;
 pub use rotation::Reload;
 use rotation::Rotation;
 use secrets::SecretLedger;
+pub use sign_in::LoginMode;
 
 /// How long a request waits for the first list after the daemon's start.
 const FIRST_LIST_WAIT: Duration = Duration::from_secs(3);
@@ -175,6 +185,10 @@ pub struct Parts {
     pub registered_key: Option<Arc<dyn RegisteredKeySource>>,
     /// Stages 1 and 2: the current list, and how fresh it is.
     pub sync: SyncHandle,
+    /// Where users' grants rest.
+    pub store: Arc<dyn GrantStore>,
+    /// What is wrong with that from the start, in a sentence.
+    pub store_problem: Option<String>,
     /// Stage 4.
     pub tokens: TokenClient,
 }
@@ -188,6 +202,9 @@ pub struct Broker {
     sync: SyncHandle,
     tokens: Arc<TokenClient>,
     cache: TokenCache<TokenKey, Error>,
+    fingerprints: Arc<Fingerprints>,
+    grants: Arc<Grants>,
+    store_problem: Option<String>,
     secrets: Arc<SecretLedger>,
     revocations: Arc<Revocations>,
     rotation: Rotation,
@@ -197,7 +214,17 @@ impl Broker {
     /// Puts the stages together; nothing is asked yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, sync, tokens } = parts;
+        let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, store, store_problem, sync, tokens } =
+            parts;
+        let (secrets, tokens) = (Arc::new(SecretLedger::new(keys)), Arc::new(tokens));
+        let fingerprints = Arc::new(Fingerprints::new());
+        let grants = Grants::new(grants::Parts {
+            clock: Arc::clone(&clock),
+            fingerprints: Arc::clone(&fingerprints),
+            secrets: Arc::clone(&secrets),
+            store,
+            tokens: Arc::clone(&tokens),
+        });
         let revocations = Arc::new(Revocations::new(sync.subscribe()));
         let orphans = Arc::clone(&revocations);
         Self {
@@ -205,19 +232,22 @@ impl Broker {
             cache: TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)])),
             clock,
             kept,
-            secrets: Arc::new(SecretLedger::new(keys)),
+            fingerprints,
+            grants: Arc::new(grants),
+            store_problem,
+            secrets,
             revocations,
             rotation: Rotation::new(key_files, registered_key),
             providers,
             sync,
-            tokens: Arc::new(tokens),
+            tokens,
         }
     }
 
     /// Answers one request.
     pub async fn answer(&self, operation: Operation, request: &CredentialRequest, caller: Caller) -> Outcome {
         match operation {
-            Operation::Erase => self.erase(request, caller),
+            Operation::Erase => self.erase(request, caller).await,
             Operation::Get => self.get(request, caller).await,
             // A service token is the daemon's own; that it worked changes nothing.
             Operation::Store => Outcome::Silence,
@@ -247,13 +277,11 @@ impl Broker {
         let plan = match self.plan(&integration) {
             Plan::Service(plan) => plan,
             // git asks the user for the personal access token, where one is allowed.
-            Plan::None { .. } | Plan::Pat | Plan::User(_) if integration.pat => return Outcome::Silence,
+            Plan::None { .. } | Plan::Pat if integration.pat => return Outcome::Silence,
             // Nothing is set up to come from here, so whatever else git knows goes on working.
             Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
             Plan::Pat => return Outcome::Silence,
-            Plan::User(plan) => {
-                return refusal(&integration, &format!("{}; the integration has to allow personal access tokens", plan.reason));
-            }
+            Plan::User(plan) => return self.get_own(request, caller, &location, &integration, &plan).await,
             Plan::None { reason } => return refusal(&integration, &reason),
         };
         if !username_fits(request, &integration, &plan) {
@@ -270,19 +298,81 @@ impl Broker {
         }
         match minted {
             // 5: the answer.
-            Ok(token) => {
-                info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, "answered");
-                Outcome::Credential {
-                    username: plan.username.clone(),
-                    password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())),
-                    token,
-                }
-            }
+            Ok(token) => self.credential(caller, &location, &integration, "service", plan.username, token),
             Err(error) => {
+                if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
+                    return self.get_own(request, caller, &location, &integration, user).await;
+                }
                 warn!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
                 Outcome::Refusal { message: format!("no token for {location}: {error}; run: scm-agent status"), quit: !integration.pat }
             }
         }
+    }
+
+    /// Answers `get` with the caller's own grant.
+    async fn get_own(
+        &self,
+        request: &CredentialRequest,
+        caller: Caller,
+        location: &Location,
+        integration: &Arc<ScmIntegration>,
+        plan: &UserPlan,
+    ) -> Outcome {
+        let login = format!("scm-agent login {location}");
+        // Where a personal access token would do, git asks for one; else it is told to stop.
+        let nothing = |reason: &str, next: &str| match integration.pat {
+            true => Outcome::Silence,
+            false => refusal(integration, &format!("{reason}; run: {next}")),
+        };
+        let key = match self.grants.choose(caller.uid, integration, plan, request.username.as_deref()) {
+            Choice::Grant(key) => key,
+            Choice::None if request.username.as_deref().is_some_and(|name| name != plan.username) => {
+                return nothing("nobody is signed in under the user name that git asks for", &login);
+            }
+            Choice::None => return nothing("nobody is signed in", &login),
+            Choice::Several(accounts) => {
+                let names = accounts.iter().map(|name| if name.is_empty() { "(no name)" } else { name }).collect::<Vec<_>>().join(", ");
+                let message = format!(
+                    "several accounts are signed in to {}: {names}; say which: git config credential.{location}.username NAME",
+                    integration.host
+                );
+                return Outcome::Refusal { message, quit: true };
+            }
+        };
+        let definition = TokenKey::of(integration);
+        let token = self.grants.token(&key, integration, plan).await;
+        if !self.is_current(&definition) {
+            return Box::pin(self.get(request, caller)).await;
+        }
+        match token {
+            Ok(token) => self.credential(caller, location, integration, "user", plan.username.clone(), token),
+            Err(error) => {
+                warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
+                let next = match &*error {
+                    MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login.as_str(),
+                    _ => "scm-agent status",
+                };
+                Outcome::Refusal { message: format!("no token for {location}: {error}; run: {next}"), quit: !integration.pat }
+            }
+        }
+    }
+
+    /// The answer with a token, and its line in the log.
+    fn credential(
+        &self,
+        caller: Caller,
+        location: &Location,
+        integration: &ScmIntegration,
+        grant: &'static str,
+        username: String,
+        token: Arc<CachedToken>,
+    ) -> Outcome {
+        let fingerprint = self.fingerprints.of(&token.access_token);
+        info!(
+            target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
+            "answered"
+        );
+        Outcome::Credential { username, password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())), token }
     }
 
     /// The answer for a place that no integration in force serves: perhaps one would that nobody has trusted yet.
@@ -296,7 +386,7 @@ impl Broker {
     }
 
     /// Forgets a token that a host refused, if it is the one held.
-    fn erase(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
+    async fn erase(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
         let Some(password) = &request.password else { return Outcome::Silence };
         // The user name is the one that was answered, not the one of the URL, so it says nothing of the place. Whatever the
         // place leaves open, the token itself settles.
@@ -307,7 +397,8 @@ impl Broker {
             Lookup::None => Vec::new(),
         };
         for integration in candidates {
-            let erased = self.cache.erase(&TokenKey::of(&integration), password.expose_secret());
+            let erased = self.cache.erase(&TokenKey::of(&integration), password.expose_secret())
+                | self.grants.erase(caller.uid, &integration, password.expose_secret()).await;
             info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
         }
         Outcome::Silence
@@ -341,8 +432,19 @@ impl Broker {
     pub async fn follow_list(&self) {
         let (mut updates, mut rotations) = (self.sync.subscribe(), self.secrets.rotations());
         let mut acted_on: Option<(Arc<IntegrationRegistry>, u64)> = None;
+        let mut reconciled: Option<Arc<IntegrationRegistry>> = None;
         loop {
-            let (current, rotation) = (Arc::clone(&updates.borrow_and_update().registry), *rotations.borrow_and_update());
+            let (current, is_confirmed) = {
+                let published = updates.borrow_and_update();
+                (Arc::clone(&published.registry), published.state.last_success.is_some() && !published.state.from_snapshot)
+            };
+            let rotation = *rotations.borrow_and_update();
+            // What a kept list does not have may be there all the same: only the source's word takes grants away.
+            if is_confirmed && !reconciled.as_ref().is_some_and(|list| Arc::ptr_eq(list, &current)) {
+                let before = acted_on.as_ref().map(|(list, _)| list).or(reconciled.as_ref()).map(Arc::clone);
+                self.grants.reconcile(before.as_deref(), &current, |integration| self.user_plan(integration)).await;
+                reconciled = Some(Arc::clone(&current));
+            }
             // The same list again costs nothing.
             if !acted_on.as_ref().is_some_and(|(list, keys)| Arc::ptr_eq(list, &current) && *keys == rotation) {
                 let apps = || current.integrations().iter().filter(|integration| integration.oauth.is_some());
@@ -394,6 +496,26 @@ impl Broker {
     /// [`TrustError`]
     pub async fn trust(&self, id: &str, change: &str) -> Result<(), TrustError> {
         self.sync.trust(id, change).await.map(|_| ())
+    }
+
+    /// Renews users' grants in time, for as long as it is polled.
+    pub async fn keep_grants_alive(&self) {
+        self.grants
+            .keep_alive(|id| {
+                let integration = Arc::clone(self.sync.registry().get(id)?);
+                let plan = self.user_plan(&integration)?;
+                Some((integration, plan))
+            })
+            .await;
+    }
+
+    /// How users sign in at an integration's host, if they do.
+    fn user_plan(&self, integration: &ScmIntegration) -> Option<UserPlan> {
+        match self.plan(integration) {
+            Plan::User(plan) => Some(*plan),
+            Plan::Service(plan) => plan.user.map(|plan| *plan),
+            Plan::None { .. } | Plan::Pat => None,
+        }
     }
 
     fn plan(&self, integration: &ScmIntegration) -> Plan {

@@ -17,6 +17,8 @@ pub struct Report {
     pub key: Vec<status::Key>,
     /// How fresh the list is.
     pub sync: status::Sync,
+    /// Where grants rest.
+    pub store: status::Store,
     /// The integrations.
     pub integrations: Vec<status::Integration>,
     /// What does not work as it should.
@@ -24,9 +26,9 @@ pub struct Report {
 }
 
 impl Broker {
-    /// Fills in everything of the status that the broker knows.
+    /// Fills in everything of the status that the broker knows. Of users' grants, with `only`, that user's alone.
     #[must_use]
-    pub fn status(&self) -> Report {
+    pub fn status(&self, only: Option<u32>) -> Report {
         let (registry, quarantine, state) = (self.sync.registry(), self.sync.quarantine(), self.sync.state());
         let now = self.clock.now();
         let mut degraded = Vec::new();
@@ -37,7 +39,12 @@ impl Broker {
         degraded.extend(state.snapshot_problems.iter().cloned());
         let ring = self.secrets.ring();
         degraded.extend(self.rotation.problems(&ring));
+        let mut store = self.grants.store();
+        let store_problems: Vec<String> = self.store_problem.iter().cloned().chain(self.grants.problems()).collect();
+        store.healthy = store_problems.is_empty();
+        degraded.extend(store_problems);
         let held = self.cache.states();
+        let mut own = self.grants.describe(only, |id| registry.get(id).map(Arc::clone));
         let mut integrations = Vec::new();
         for rejected in registry.rejected() {
             let name = rejected.id.clone().unwrap_or_else(|| format!("number {}", rejected.position));
@@ -45,6 +52,11 @@ impl Broker {
         }
         for integration in registry.integrations() {
             let mut entry = self.describe(integration, &held);
+            let own = own.remove(&integration.id).unwrap_or_default();
+            if !own.is_empty() {
+                // Where the issuer gives the app no token, its users' count instead.
+                entry.tokens.retain(|token| token.last_error.is_none());
+            }
             if let Some(waiting) = quarantine.get(&integration.id) {
                 degraded.push(quarantine_line(waiting));
                 entry.secret = status::Secret::Quarantined;
@@ -60,6 +72,8 @@ impl Broker {
                     degraded.push(format!("integration {} ({}): {error}", entry.id, entry.host));
                 }
             }
+            // A user's trouble is the user's to mend, so it is in `tokens` only.
+            entry.tokens.extend(own);
             integrations.push(entry);
         }
         for waiting in quarantine.entries().iter().filter(|waiting| registry.get(&waiting.proposed.id).is_none()) {
@@ -84,6 +98,7 @@ impl Broker {
                 })
                 .collect(),
             sync: describe_sync(state, now),
+            store,
             integrations,
             degraded,
         }

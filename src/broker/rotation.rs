@@ -167,6 +167,7 @@ impl Broker {
                 let changed = self.take_over(ring);
                 // What is kept must open with the keys that the next start has.
                 if changed {
+                    self.grants.reseal(&self.secrets.ring()).await;
                     self.sync.save_again().await;
                 }
             }

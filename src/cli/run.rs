@@ -14,9 +14,9 @@ use crate::agent::limits::Limits;
 use crate::agent::socket::BoundSocket;
 use crate::agent::{self, Agent, Ending};
 use crate::api::{self, ControlPlane, IntegrationFile, TokenSource};
-use crate::broker::{Broker, KeptList, Parts, Reload};
+use crate::broker::{Broker, KeptList, Opened, Parts, Reload};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Source, TokenOrigin};
+use crate::config::{Config, Source, StoreKind, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::snapshot::SnapshotStore;
 use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
@@ -25,6 +25,8 @@ use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
+use crate::state::StateKeys;
+use crate::store::{FileStore, GrantStore, MemoryStore};
 use crate::{harden, http, status};
 
 /// How often the key files are looked at, or with each poll where that is more often.
@@ -72,7 +74,12 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
     let socket = BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?;
-    let kept = Arc::new(kept_list(&config.agent.state_dir, &keys)?);
+    let state = state_directory(&config.agent.state_dir)?;
+    let kept = Arc::new(match &state {
+        Opened { directory: Some(directory), .. } => KeptList::new(directory, &keys),
+        Opened { problem, .. } => KeptList::unusable(problem.clone().unwrap_or_default()),
+    });
+    let (store, store_problem) = grant_store(config.store.kind, &state, &keys);
     for key in keys.descriptions() {
         info!(algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
     }
@@ -95,6 +102,8 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
             keys,
             providers: config.provider_overrides(),
             registered_key,
+            store,
+            store_problem,
             sync,
             tokens: TokenClient::new(issuers, clock),
         }));
@@ -171,6 +180,8 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
     tasks.spawn(async move { following.follow_list().await });
     let following = Arc::clone(broker);
     tasks.spawn(async move { following.follow_registered_key().await });
+    let renewing = Arc::clone(broker);
+    tasks.spawn(async move { renewing.keep_grants_alive().await });
     let revoking = Arc::clone(broker);
     tasks.spawn(async move { revoking.revoke_lost().await });
     // Keys do not wait for a list that is slow to come.
@@ -205,13 +216,31 @@ async fn next_reload(last: &mut Option<Instant>, look_after: Duration, asked: im
     Some(reload)
 }
 
-/// Where the list rests. A directory that cannot be used is no reason not to serve; another daemon in it is.
-fn kept_list(directory: &Path, keys: &KeyRing) -> Result<KeptList, Error> {
-    let (kept, problem) = KeptList::open(directory, keys)?;
-    if let Some(reason) = problem {
+/// The state directory. One that cannot be used is no reason not to serve; another daemon in it is.
+fn state_directory(path: &Path) -> Result<Opened, Error> {
+    let opened = Opened::open(path)?;
+    if let Some(reason) = &opened.problem {
         warn!(reason, "the state directory is not written to; what is learned ends with this process");
     }
-    Ok(kept)
+    Ok(opened)
+}
+
+/// Where users' grants rest, and what is wrong with that: memory stands in for a store that cannot be used.
+fn grant_store(kind: StoreKind, state: &Opened, keys: &KeyRing) -> (Arc<dyn GrantStore>, Option<String>) {
+    let opened = match (kind, state) {
+        (StoreKind::Memory, _) => return (Arc::new(MemoryStore::new()), None),
+        (StoreKind::File, Opened { directory: Some(directory), problem: None }) => {
+            FileStore::open(directory, StateKeys::new(keys.state_keys())).map_err(|error| error.to_string())
+        }
+        (StoreKind::File, Opened { problem, .. }) => Err(problem.clone().unwrap_or_default()),
+    };
+    match opened {
+        Ok(store) => (Arc::new(store), None),
+        Err(reason) => {
+            warn!(reason, "sign-ins are kept in memory only, until this process ends");
+            (Arc::new(MemoryStore::new()), Some(format!("sign-ins are kept in memory only, until the daemon ends: {reason}")))
+        }
+    }
 }
 
 pub(super) fn sources(config: &Config) -> Result<Sources, Error> {

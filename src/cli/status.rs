@@ -80,7 +80,13 @@ fn table(status: &Status, now: SystemTime) -> String {
             Secret::Quarantined => "quarantined",
             Secret::Undecryptable => "undecryptable",
         };
-        let token = match integration.tokens.first() {
+        // What somebody has to do comes first.
+        let worst = integration.tokens.iter().find(|token| token.state == TokenState::NeedsLogin).or(integration.tokens.first());
+        let more = match integration.tokens.len() {
+            0 | 1 => String::new(),
+            count => format!(" ({count} sign-ins)"),
+        };
+        let token = match worst {
             None => no_token(integration),
             Some(token) => {
                 let state = match token.state {
@@ -90,8 +96,8 @@ fn table(status: &Status, now: SystemTime) -> String {
                     TokenState::Valid => "valid",
                 };
                 match token.expires_at {
-                    Some(end) => format!("{state}, {} left", span(end.saturating_sub(now))),
-                    None => state.to_owned(),
+                    Some(end) => format!("{state}, {} left{more}", span(end.saturating_sub(now))),
+                    None => format!("{state}{more}"),
                 }
             }
         };
@@ -125,7 +131,7 @@ fn no_token(integration: &Integration) -> String {
         ("none", Some(note)) => note.clone(),
         ("pat", _) => "git asks the user".to_owned(),
         ("user", _) if integration.pat => "git asks the user".to_owned(),
-        ("user", _) => "takes a user's own grant".to_owned(),
+        ("user", _) => "nobody is signed in".to_owned(),
         _ => "-".to_owned(),
     }
 }

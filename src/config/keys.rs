@@ -8,7 +8,7 @@ use super::environment::PREFIX;
 pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
-pub const KEYS: [(&str, &[&str]); 6] = [
+pub const KEYS: [(&str, &[&str]); 7] = [
     (
         "control_plane",
         &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "no_proxy", "connect_timeout", "timeout"],
@@ -30,6 +30,7 @@ pub const KEYS: [(&str, &[&str]); 6] = [
             "allow_insecure_loopback",
         ],
     ),
+    ("store", &["kind"]),
     (
         PROVIDER,
         &[

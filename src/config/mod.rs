@@ -46,7 +46,25 @@ pub struct Config {
     pub providers: Vec<Provider>,
     /// `[scm]`: how SCM hosts and issuers are reached.
     pub scm: Network,
+    /// `[store]`: where users' grants rest.
+    pub store: Store,
     settings: Vec<Setting>,
+}
+
+/// `[store]`: where users' grants rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Store {
+    /// Which kind of place.
+    pub kind: StoreKind,
+}
+
+/// A place for users' grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Sealed files in the state directory.
+    File,
+    /// The process's memory: a restart asks every user to sign in again.
+    Memory,
 }
 
 /// `[control_plane]`: where the integrations come from.

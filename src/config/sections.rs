@@ -9,7 +9,7 @@ use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, t
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
 use super::{
     Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, Problem,
-    Provider, Source, TokenEndpointAuth, TokenOrigin,
+    Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -39,6 +39,8 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let key = key(reader.section("key", table("key")), environment);
     reader.append(later);
     let log_table = table("log");
+    let mut store = reader.section("store", table("store"));
+    let store = Store { kind: store.choice_or("kind", &[("file", StoreKind::File), ("memory", StoreKind::Memory)], 0) };
     let providers = providers(&mut reader, layers.providers, &urls);
     let log = log(reader.section("log", log_table));
 
@@ -52,7 +54,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     if !reader.problems.is_empty() {
         return Err(Error::new(reader.problems));
     }
-    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, scm, settings: reader.settings })
+    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, scm, store, settings: reader.settings })
 }
 
 /// Whether the id is missing, as opposed to wrong, which is a problem already.

@@ -94,6 +94,14 @@ impl TokenClient {
         }
     }
 
+    /// Whether an issuer's metadata offers tokens for an app's secret alone.
+    ///
+    /// # Errors
+    /// [`Error`] when the metadata cannot be had or used.
+    pub async fn offers_client_credentials(&self, issuer: &Issuer) -> Result<bool, Error> {
+        Ok(self.metadata(issuer).await?.offers_client_credentials)
+    }
+
     /// Asks for a token with the app's secret alone. The secret is wiped as soon as the request is built.
     ///
     /// # Errors

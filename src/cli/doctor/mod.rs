@@ -20,7 +20,7 @@ use crate::config::{Config, Environment, Finding, Source};
 use crate::error::{Error, Kind};
 use crate::key::{self, KeyRing, Problem};
 use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
-use crate::status::{Integration, Secret, Status};
+use crate::status::{Integration, Secret, Status, Token, TokenState};
 use crate::{http, oauth};
 
 /// How many issuers are asked for their metadata.
@@ -250,6 +250,10 @@ fn other_faults(status: &Status) -> Vec<Check> {
             let next =
                 "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; what was set aside can be deleted";
             Check::fail("state", reason.clone(), next)
+        } else if reason.starts_with("sign-ins") || (!status.store.healthy && reason.contains("grants")) {
+            let next =
+                "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; then restart the daemon, or wait";
+            Check::fail("store", reason.clone(), next)
         } else if reason.contains("key files") {
             Check::fail("key", reason.clone(), "mend the file; the daemon looks again by itself")
         } else {
@@ -283,14 +287,15 @@ fn integrations(status: &Status) -> Vec<Check> {
             }
         }
         for token in integration.tokens.iter().filter(|_| matches!(integration.secret, Secret::Ok | Secret::Quarantined)) {
-            if let Some(error) = &token.last_error {
+            if token.subject != SERVICE {
+                checks.extend(sign_in(&name, &integration.host, token));
+            } else if let Some(error) = &token.last_error {
                 checks.push(Check::fail("integrations", format!("{name}: {error}"), "see the app's id, secret and scopes with its issuer"));
             }
         }
-        if integration.grant == "user" && !integration.pat {
-            let reason = integration.note.as_deref().unwrap_or("a user signs in");
-            let next = "allow personal access tokens for the integration with the control plane";
-            checks.push(Check::warn("integrations", format!("{name} can give no token: {reason}"), next));
+        if integration.grant == "user" && !integration.pat && integration.tokens.is_empty() {
+            let next = format!("scm-agent login https://{}", integration.host);
+            checks.push(Check::warn("sign-ins", format!("{name}: nobody is signed in"), next));
         }
         if integration.grant == "none" {
             let reason = integration.note.as_deref().unwrap_or("nothing is set up for it");
@@ -301,6 +306,20 @@ fn integrations(status: &Status) -> Vec<Check> {
         checks.push(Check::ok("integrations", format!("all {} usable", status.integrations.len())));
     }
     checks
+}
+
+/// The subject of the app's own tokens.
+const SERVICE: &str = "service";
+
+/// A user's grant that is in trouble.
+fn sign_in(name: &str, host: &str, token: &Token) -> Option<Check> {
+    let reason = token.last_error.as_deref().unwrap_or("it is over");
+    let detail = format!("{name}, {}: {reason}", token.subject);
+    match token.state {
+        TokenState::NeedsLogin => Some(Check::warn("sign-ins", detail, format!("that user runs: scm-agent login https://{host}"))),
+        TokenState::Failing => Some(Check::warn("sign-ins", detail, "it is tried again by itself; see the issuer and the network")),
+        TokenState::Refreshing | TokenState::Valid => None,
+    }
 }
 
 fn memory(status: &Status) -> Check {

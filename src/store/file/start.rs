@@ -34,6 +34,7 @@ impl Head {
 
 /// Opens what is there, sets aside what cannot be used, makes what is missing, and says what was wrong.
 pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Vec<String>), StoreError> {
+    directory.check()?;
     let files = Files {
         directory: directory.clone(),
         key: directory.file(KEY),

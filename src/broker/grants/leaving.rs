@@ -1,0 +1,109 @@
+//! How grants go: their user signs out, or their integration is gone.
+//!
+//! What is here goes first and at once; that the host withdraws it too is tried after, for a while and with no promise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tracing::{info, warn};
+
+use super::{GrantError, Grants, lock};
+use crate::integration::ScmIntegration;
+use crate::integration::registry::IntegrationRegistry;
+use crate::login::{LoggedOut, Removed};
+use crate::oauth::{Classified, ErrorClass, Revoked, UserPlan};
+use crate::store::{GrantKey, GrantRecord};
+
+/// How long to wait after each failure to revoke that time may mend; after one more it is given up.
+const WAITS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
+
+/// An integration as it was when a grant came through it, and how its users sign in.
+pub(in crate::broker) type Definition = (Arc<ScmIntegration>, UserPlan);
+
+impl Grants {
+    /// Drops the grants of integrations that a list has no more, or that lost their app, and has them revoked through the
+    /// definitions of the list before.
+    pub(in crate::broker) async fn reconcile(
+        self: &Arc<Self>,
+        old: Option<&IntegrationRegistry>,
+        new: &IntegrationRegistry,
+        plan: impl Fn(&ScmIntegration) -> Option<UserPlan>,
+    ) {
+        // One that the list has but nobody can read was not removed.
+        let lives = |id: &str| {
+            new.get(id).is_some_and(|integration| integration.oauth.is_some())
+                || new.rejected().iter().any(|rejected| rejected.id.as_deref() == Some(id))
+        };
+        let gone: Vec<GrantKey> = lock(&self.index).keys().filter(|key| !lives(&key.integration_id)).cloned().collect();
+        for key in gone {
+            let definition = old.and_then(|old| old.get(&key.integration_id)).and_then(|old| Some((Arc::clone(old), plan(old)?)));
+            let (record, _) = self.remove(&key).await;
+            info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a sign-in: its integration is gone");
+            if let (Some(record), Some(definition)) = (record, definition) {
+                self.revoke_later(record, definition);
+            }
+        }
+    }
+
+    /// Signs a user out: of one account, or of all at an integration. What the host does not answer in `within` goes on by itself.
+    pub(in crate::broker) async fn log_out(
+        self: &Arc<Self>,
+        uid: u32,
+        integration: &Arc<ScmIntegration>,
+        plan: Option<&UserPlan>,
+        account: Option<&str>,
+        within: Duration,
+    ) -> LoggedOut {
+        let keys: Vec<GrantKey> = {
+            let index = lock(&self.index);
+            let own = index.keys().filter(|key| key.uid == uid && key.integration_id == integration.id);
+            own.filter(|key| account.is_none_or(|account| key.account.eq_ignore_ascii_case(account))).cloned().collect()
+        };
+        let mut error = None;
+        let mut leaving = Vec::new();
+        for key in keys {
+            let (record, forgotten) = self.remove(&key).await;
+            info!(target: "audit", uid, integration = key.integration_id, account = key.account, "signed out");
+            error = error.or(forgotten.err());
+            let revoking = record.zip(plan).map(|(record, plan)| self.revoke_later(record, (Arc::clone(integration), plan.clone())));
+            leaving.push(async move {
+                let revoked = match revoking {
+                    Some(revoking) => matches!(tokio::time::timeout(within, revoking).await, Ok(Ok(true))),
+                    None => false,
+                };
+                Removed { host: integration.host.clone(), account: key.account, revoked }
+            });
+        }
+        let error = error.map(|error| format!("the sign-in is gone, but could come back with the next start: {error}"));
+        LoggedOut { removed: join_all(leaving).await, next: error.as_ref().map(|_| "scm-agent doctor".to_owned()), error }
+    }
+
+    /// Has a grant revoked, in a task of its own; whether the host has withdrawn it.
+    pub(super) fn revoke_later(self: &Arc<Self>, record: GrantRecord, definition: Definition) -> tokio::task::JoinHandle<bool> {
+        let grants = Arc::clone(self);
+        tokio::spawn(async move {
+            let (integration, plan) = definition;
+            let mut waits = WAITS.iter();
+            loop {
+                let error = match grants.revoke(&record, &integration, &plan).await {
+                    Ok(revoked) => return revoked == Revoked::Done,
+                    Err(error) => error,
+                };
+                match waits.next().filter(|_| error.class() == ErrorClass::Transient) {
+                    Some(wait) => tokio::time::sleep((*wait).max(error.retry_after().unwrap_or_default())).await,
+                    None => {
+                        warn!(uid = record.key.uid, integration = integration.id, error = %error, "a sign-in that is gone here cannot be revoked");
+                        return false;
+                    }
+                }
+            }
+        })
+    }
+
+    async fn revoke(&self, record: &GrantRecord, integration: &ScmIntegration, plan: &UserPlan) -> Result<Revoked, GrantError> {
+        let endpoints = self.tokens.user_endpoints(plan).await?;
+        let (client_id, secret) = self.app(integration).await?;
+        Ok(self.tokens.revoke_grant(&endpoints, client_id, secret, &record.access_token, record.refresh_token.as_ref()).await?)
+    }
+}

@@ -1,0 +1,420 @@
+//! Signing in: a session from the user's command to the kept grant.
+//!
+//! The command line shows the user what to do and asks how far it is; everything secret stays here. A session is bound to the
+//! uid that began it, and nothing happens in it unless its user asks: a command that was killed leaves a session that ends by itself.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::leaving::Definition;
+use super::renewal::record_of;
+use super::{GrantError, Grants, lock};
+use crate::integration::ScmIntegration;
+use crate::login::{Begun, Login, Mode, Progress, Refused, State};
+use crate::oauth::{self, Classified, CodeRequest, DevicePoll, ErrorClass, GrantedTokens, UserEndpoints, UserPlan};
+use crate::secret::DeviceCode;
+use crate::store::GrantKey;
+
+/// How long a user has in the browser.
+const CODE_LIFETIME: Duration = Duration::from_secs(10 * 60);
+
+/// How many sessions a user may have, and all users together.
+const MAX_PER_USER: usize = 4;
+const MAX_SESSIONS: usize = 256;
+
+/// What each `slow_down` adds to the interval, for good (RFC 8628 section 3.5).
+const SLOW_DOWN: Duration = Duration::from_secs(5);
+
+/// The longest that a host in trouble is left alone.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The longest name of an account.
+const LONGEST_ACCOUNT: usize = 128;
+
+/// The sessions that wait for their users.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<HashMap<String, Slot>>);
+
+/// A session's place.
+struct Slot {
+    activity: Activity,
+    ends: Instant,
+    uid: u32,
+}
+
+enum Activity {
+    /// A task asks the host, and says here what came of it.
+    Asking { is_cancelled: Arc<AtomicBool>, outcome: watch::Receiver<Option<Progress>> },
+    /// It ended when nobody looked.
+    Over(Progress),
+    /// It is the user's move.
+    Waiting(Box<Session>),
+}
+
+/// How far a session got, and the session where it goes on.
+type Step = (Option<Box<Session>>, Progress);
+
+/// A sign-in that is not over.
+struct Session {
+    account: Option<String>,
+    endpoints: UserEndpoints,
+    ends: Instant,
+    integration: Arc<ScmIntegration>,
+    is_cancelled: Arc<AtomicBool>,
+    plan: UserPlan,
+    uid: u32,
+    way: Way,
+}
+
+enum Way {
+    Code(CodeRequest),
+    Device { code: DeviceCode, due: Instant, interval: Duration },
+}
+
+/// How a user wants to sign in.
+pub(in crate::broker) enum Wanted {
+    /// With a browser on this machine, which comes back to this URI.
+    Browser(Url),
+    /// With any browser.
+    Device,
+}
+
+impl Sessions {
+    pub(super) fn forget_expired(&self) {
+        let now = Instant::now();
+        // A host that is being asked answers in its time, and what it answers is dealt with.
+        lock(&self.0).retain(|_, slot| slot.ends > now || matches!(slot.activity, Activity::Asking { .. }));
+    }
+
+    /// A session of that user's: taken out where it is the user's move, else what to wait for.
+    fn find(&self, id: &str, uid: u32) -> Found {
+        let mut sessions = lock(&self.0);
+        let Some(slot) = sessions.get(id).filter(|slot| slot.uid == uid) else { return Found::Over(unknown_session()) };
+        if let Activity::Asking { outcome, .. } = &slot.activity {
+            return Found::Asking(outcome.clone());
+        }
+        match sessions.remove(id).map(|slot| slot.activity) {
+            Some(Activity::Waiting(session)) => Found::Waiting(session),
+            Some(Activity::Over(progress)) => Found::Over(progress),
+            _ => Found::Over(unknown_session()),
+        }
+    }
+
+    /// Takes a session of that user's out, however it stands.
+    fn take(&self, id: &str, uid: u32) -> Option<Slot> {
+        let mut sessions = lock(&self.0);
+        sessions.get(id).filter(|slot| slot.uid == uid)?;
+        sessions.remove(id)
+    }
+
+    fn put(&self, id: &str, slot: Slot) {
+        lock(&self.0).insert(id.to_owned(), slot);
+    }
+
+    /// Whether that user may begin another.
+    fn has_room(&self, uid: u32) -> bool {
+        let sessions = lock(&self.0);
+        sessions.values().filter(|slot| slot.uid == uid).count() < MAX_PER_USER && sessions.len() < MAX_SESSIONS
+    }
+}
+
+/// What a user finds of a session.
+enum Found {
+    Asking(watch::Receiver<Option<Progress>>),
+    Over(Progress),
+    Waiting(Box<Session>),
+}
+
+impl Slot {
+    fn waiting(session: Box<Session>) -> Self {
+        Self { ends: session.ends, uid: session.uid, activity: Activity::Waiting(session) }
+    }
+}
+
+impl Grants {
+    /// Begins a sign-in at an integration's host, if that answers in `within`.
+    pub(in crate::broker) async fn begin_login(
+        &self,
+        uid: u32,
+        definition: Definition,
+        wanted: Wanted,
+        account: Option<String>,
+        within: Duration,
+    ) -> Login {
+        if account.as_deref().is_some_and(|account| !is_account(account)) {
+            return refused("the account's name may have letters, digits and -._@+~ only, and 128 of them at most", None);
+        }
+        self.sessions.forget_expired();
+        if !self.sessions.has_room(uid) {
+            return refused("too many sign-ins are under way", Some("finish or cancel one, or wait some minutes"));
+        }
+        let host = definition.0.host.clone();
+        match timeout(within, self.begin(uid, definition, wanted, account)).await {
+            Ok(Ok(begun)) => Login::Begun(begun),
+            Ok(Err(error)) => refused(&error.to_string(), what_next(&error)),
+            Err(_) => refused(&format!("the issuer for {host} did not answer in time"), Some("try again; scm-agent doctor")),
+        }
+    }
+
+    async fn begin(&self, uid: u32, definition: Definition, wanted: Wanted, account: Option<String>) -> Result<Begun, GrantError> {
+        let (integration, plan) = definition;
+        let endpoints = self.tokens.user_endpoints(&plan).await?;
+        let now = Instant::now();
+        let (way, mode, lifetime) = match wanted {
+            Wanted::Browser(redirect_uri) => {
+                let client_id = integration.oauth.as_ref().map(|app| app.client_id.as_str()).unwrap_or_default();
+                let request = self.tokens.begin_code(&endpoints, client_id, &redirect_uri)?;
+                let mode = Mode::Browser { authorize_url: request.authorize_url.to_string() };
+                (Way::Code(request), mode, CODE_LIFETIME)
+            }
+            Wanted::Device => {
+                let (client_id, secret) = self.app(&integration).await?;
+                let begun = self.tokens.begin_device(&endpoints, client_id, secret, &plan).await?;
+                let lifetime = begun.expires.remaining(oauth::Moment::now(&*self.clock));
+                let mode = Mode::Device {
+                    user_code: begun.user_code,
+                    verification_uri: begun.verification_uri.to_string(),
+                    verification_uri_complete: begun.verification_uri_complete.map(String::from),
+                    interval_seconds: begun.interval.as_secs(),
+                };
+                (Way::Device { code: begun.device_code, due: now + begun.interval, interval: begun.interval }, mode, lifetime)
+            }
+        };
+        let host = integration.host.clone();
+        let id = random_name()?;
+        info!(target: "audit", uid, integration = integration.id, "a sign-in begins");
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let session = Session { account, endpoints, ends: now + lifetime, integration, is_cancelled, plan, uid, way };
+        self.sessions.put(&id, Slot::waiting(Box::new(session)));
+        Ok(Begun { session: id, host, mode, expires_in_seconds: lifetime.as_secs() })
+    }
+
+    /// Looks how far a sign-in with a device code is, asking the host if it is time for that.
+    pub(in crate::broker) async fn look_at_login(self: &Arc<Self>, uid: u32, id: &str, within: Duration) -> Progress {
+        let session = match self.sessions.find(id, uid) {
+            Found::Asking(outcome) => return self.outcome(id, uid, outcome, within).await,
+            Found::Over(progress) => return progress,
+            Found::Waiting(session) => session,
+        };
+        let now = Instant::now();
+        let wait = match &session.way {
+            _ if session.ends <= now => return expired(session.integration.host.clone()),
+            Way::Code(_) => Some(SLOW_DOWN),
+            Way::Device { due, .. } => (*due > now).then(|| *due - now),
+        };
+        if let Some(wait) = wait {
+            let progress = pending(session.integration.host.clone(), wait);
+            self.sessions.put(id, Slot::waiting(session));
+            return progress;
+        }
+        self.ask(id, session, within, |grants, session| Box::pin(grants.poll(session))).await
+    }
+
+    /// Takes what came back from the browser.
+    pub(in crate::broker) async fn finish_login(self: &Arc<Self>, uid: u32, id: &str, query: &str, within: Duration) -> Progress {
+        let session = match self.sessions.find(id, uid) {
+            Found::Asking(outcome) => return self.outcome(id, uid, outcome, within).await,
+            Found::Over(progress) => return progress,
+            Found::Waiting(session) => session,
+        };
+        let host = session.integration.host.clone();
+        if session.ends <= Instant::now() {
+            return expired(host);
+        }
+        if !matches!(session.way, Way::Code(_)) {
+            self.sessions.put(id, Slot::waiting(session));
+            return ended(State::Failed, host, "this sign-in takes no browser's answer", None);
+        }
+        let query = Zeroizing::new(query.to_owned());
+        self.ask(id, session, within, |grants, session| Box::pin(grants.exchange(session, query))).await
+    }
+
+    /// Ends a session before its time. What its host still answers is given back.
+    pub(in crate::broker) fn cancel_login(&self, uid: u32, id: &str) -> bool {
+        let Some(slot) = self.sessions.take(id, uid) else { return false };
+        if let Activity::Asking { is_cancelled, .. } = &slot.activity {
+            is_cancelled.store(true, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// Has a task ask the host, so that nothing that it answers is lost, however long it takes and whoever waits.
+    async fn ask(
+        self: &Arc<Self>,
+        id: &str,
+        session: Box<Session>,
+        within: Duration,
+        ask: impl FnOnce(Arc<Self>, Box<Session>) -> BoxFuture<'static, Step> + Send + 'static,
+    ) -> Progress {
+        let (ends, uid, is_cancelled) = (session.ends, session.uid, Arc::clone(&session.is_cancelled));
+        let (sender, outcome) = watch::channel(None);
+        self.sessions.put(id, Slot { activity: Activity::Asking { is_cancelled, outcome: outcome.clone() }, ends, uid });
+        let (grants, name) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            let (session, progress) = ask(Arc::clone(&grants), session).await;
+            // Unless the user gave up.
+            if let Some(slot) = lock(&grants.sessions.0).get_mut(&name) {
+                slot.activity = session.map_or_else(|| Activity::Over(progress.clone()), Activity::Waiting);
+            }
+            sender.send_replace(Some(progress));
+        });
+        self.outcome(id, uid, outcome, within).await
+    }
+
+    /// Waits for what the host answers, for a while.
+    async fn outcome(&self, id: &str, uid: u32, mut outcome: watch::Receiver<Option<Progress>>, within: Duration) -> Progress {
+        let progress = match timeout(within, outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(progress)) => progress.clone(),
+            // The task went away without a word.
+            Ok(Err(_)) => None,
+            Err(_) => return pending(String::new(), Duration::from_secs(1)),
+        };
+        let progress = progress.unwrap_or_else(|| {
+            ended(State::Failed, String::new(), "the sign-in ended for a defect of scm-agent", Some("run scm-agent login again"))
+        });
+        if progress.state != State::Pending {
+            drop(self.sessions.take(id, uid));
+        }
+        progress
+    }
+
+    /// Asks the host whether the user has signed in.
+    async fn poll(self: Arc<Self>, mut session: Box<Session>) -> Step {
+        let host = session.integration.host.clone();
+        let Way::Device { code, due, interval } = &mut session.way else { return (None, unknown_session()) };
+        let asked = async {
+            let (client_id, secret) = self.app(&session.integration).await?;
+            Ok::<_, GrantError>(self.tokens.poll_device(&session.endpoints, client_id, secret, &session.plan, code).await?)
+        };
+        match asked.await {
+            Ok(DevicePoll::Granted(granted)) => return (None, self.finish(*session, granted).await),
+            Ok(DevicePoll::Denied) => return (None, ended(State::Denied, host, "the sign-in was declined", None)),
+            Ok(DevicePoll::Expired) => return (None, expired(host)),
+            Ok(DevicePoll::Pending) => {}
+            Ok(DevicePoll::SlowDown { interval: wanted }) => *interval = wanted.unwrap_or_default().max(*interval + SLOW_DOWN),
+            Err(error) if error.class() == ErrorClass::Transient => {
+                // RFC 8628 section 3.5: less often after a time-out.
+                *interval = error.retry_after().unwrap_or_default().max(*interval * 2).min(LONGEST_INTERVAL);
+            }
+            Err(error) => return (None, failed(host, &error)),
+        }
+        *due = Instant::now() + *interval;
+        let wait = *interval;
+        (Some(session), pending(host, wait))
+    }
+
+    /// Has the host give tokens for what the browser brought.
+    async fn exchange(self: Arc<Self>, session: Box<Session>, query: Zeroizing<String>) -> Step {
+        let host = session.integration.host.clone();
+        let Way::Code(request) = &session.way else { return (None, unknown_session()) };
+        let exchanged = async {
+            let (client_id, secret) = self.app(&session.integration).await?;
+            Ok::<_, GrantError>(self.tokens.exchange_code(&session.endpoints, client_id, secret, &session.plan, request, &query).await?)
+        };
+        match exchanged.await {
+            Ok(granted) => (None, self.finish(*session, granted).await),
+            // Somebody else knocked: the browser may still come.
+            Err(GrantError::OAuth(error @ oauth::Error::CallbackState)) => {
+                warn!(target: "audit", uid = session.uid, integration = session.integration.id, "a browser came back with another sign-in's answer");
+                (Some(session), Progress { error: Some(error.to_string()), ..pending(host, SLOW_DOWN) })
+            }
+            Err(GrantError::OAuth(oauth::Error::AuthorizationRefused { code, .. })) if code.as_str() == Some("access_denied") => {
+                (None, ended(State::Denied, host, "the sign-in was declined", None))
+            }
+            Err(error) => (None, failed(host, &error)),
+        }
+    }
+
+    /// Keeps what was granted, or gives it back where the user gave up meanwhile.
+    async fn finish(self: &Arc<Self>, session: Session, granted: GrantedTokens) -> Progress {
+        let Session { account, endpoints, integration, is_cancelled, plan, uid, .. } = session;
+        let scopes = granted.scopes.clone().unwrap_or_else(|| endpoints.scopes.clone());
+        let account = match account {
+            Some(account) => account,
+            // The token is good whether or not the host tells whose it is.
+            None => self.tokens.account_name(&endpoints, &scopes, &granted.access_token).await.ok().flatten().unwrap_or_default(),
+        };
+        let key = GrantKey { uid, integration_id: integration.id.clone(), account: account.clone() };
+        let token = self.fingerprints.of(&granted.access_token);
+        let record = record_of(key.clone(), &integration, granted, (None, scopes));
+        if is_cancelled.load(Ordering::SeqCst) {
+            info!(target: "audit", uid, integration = integration.id, "a sign-in that was given up is given back");
+            drop(self.revoke_later(record, (integration, plan)));
+            return unknown_session();
+        }
+        let saved = self.save(record).await;
+        if is_cancelled.load(Ordering::SeqCst) {
+            if let (Some(record), _) = self.remove(&key).await {
+                drop(self.revoke_later(record, (integration, plan)));
+            }
+            return unknown_session();
+        }
+        lock(&self.setbacks).remove(&key);
+        self.cache.purge(|other| *other == key);
+        info!(target: "audit", uid, integration = integration.id, account, token, kept = saved.is_ok(), "signed in");
+        let (error, next) = match saved {
+            Ok(()) => (None, None),
+            Err(error) => {
+                (Some(format!("the sign-in serves, but is not kept for the next start: {error}")), Some("scm-agent doctor".to_owned()))
+            }
+        };
+        let account = (!account.is_empty()).then_some(account);
+        Progress { state: State::Done, retry_in_seconds: None, account, host: integration.host.clone(), error, next }
+    }
+}
+
+/// An answer that says why no sign-in begins.
+pub(in crate::broker) fn refused(error: &str, next: Option<&str>) -> Login {
+    Login::Refused(Refused { error: error.to_owned(), next: next.map(str::to_owned) })
+}
+
+fn what_next(error: &GrantError) -> Option<&'static str> {
+    match error {
+        GrantError::OAuth(oauth::Error::FlowNotOffered { .. }) => Some("try the other way: scm-agent login URL --device, or --browser"),
+        GrantError::OAuth(_) | GrantError::Undecryptable { .. } => Some("scm-agent doctor"),
+        GrantError::Gone | GrantError::NeedsLogin { .. } | GrantError::Store(_) => None,
+    }
+}
+
+fn pending(host: String, wait: Duration) -> Progress {
+    // Rounded up: who comes too early is sent away again.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Progress { state: State::Pending, retry_in_seconds: Some(seconds.max(1)), account: None, host, error: None, next: None }
+}
+
+fn expired(host: String) -> Progress {
+    ended(State::Expired, host, "it took too long", Some("run scm-agent login again"))
+}
+
+fn ended(state: State, host: String, error: &str, next: Option<&str>) -> Progress {
+    Progress { state, retry_in_seconds: None, account: None, host, error: Some(error.to_owned()), next: next.map(str::to_owned) }
+}
+
+fn failed(host: String, error: &GrantError) -> Progress {
+    ended(State::Failed, host, &error.to_string(), what_next(error))
+}
+
+fn unknown_session() -> Progress {
+    ended(State::Failed, String::new(), "there is no such sign-in under way", Some("run scm-agent login again"))
+}
+
+fn is_account(account: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
+    (1..=LONGEST_ACCOUNT).contains(&account.len()) && account.bytes().all(allowed)
+}
+
+/// 128 random bits in hexadecimal.
+fn random_name() -> Result<String, oauth::Error> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| oauth::Error::Randomness)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,334 @@
+//! Users' own grants: which one answers a request, and how they come, live on and go.
+//!
+//! A grant belongs to the uid that signed in and answers nobody else. Its tokens rest in the [`GrantStore`]; what git is given
+//! comes from a [`TokenCache`] in front of it, which sees to it that a grant is renewed by one task at a time.
+
+mod leaving;
+mod login;
+mod records;
+mod renewal;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::fingerprint::Fingerprints;
+use super::secrets::SecretLedger;
+use crate::clock::Clock;
+use crate::integration::{ScmId, ScmIntegration};
+use crate::login::Account;
+use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, TokenCache, TokenClient, TokenState, UserPlan};
+use crate::status;
+use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError};
+pub(super) use leaving::Definition;
+use login::Sessions;
+pub(super) use login::{Wanted, refused};
+use renewal::Setback;
+
+/// How often it is looked whether grants are to be renewed. Timers do not run while the machine sleeps, so this is also how soon
+/// that is noticed.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How long a grant that nobody uses goes without being renewed: refresh tokens die of disuse after weeks or months.
+const DISUSE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+/// The pause between two grants that are looked at: after a restart, no more than twenty are renewed in a second.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Why a user has no token. Names the host and the account, never a value.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GrantError {
+    /// The grant was removed meanwhile.
+    #[error("the sign-in was removed")]
+    Gone,
+    /// Only the user can mend it.
+    #[error("the sign-in is over: {reason}")]
+    NeedsLogin {
+        /// Why, in words for the user.
+        reason: String,
+    },
+    /// The host gave no new token.
+    #[error(transparent)]
+    OAuth(#[from] oauth::Error),
+    /// The grant could not be read.
+    #[error("the kept sign-in cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// No loaded runner key opens the app's secret.
+    #[error("no runner key opens the client secret of integration {integration_id}")]
+    Undecryptable {
+        /// UUID of the integration.
+        integration_id: String,
+    },
+}
+
+impl Classified for GrantError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Gone | Self::NeedsLogin { .. } => ErrorClass::Terminal,
+            Self::OAuth(error) => error.class(),
+            Self::Store(_) | Self::Undecryptable { .. } => ErrorClass::Operator,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OAuth(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+/// Which grant is to answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This one.
+    Grant(GrantKey),
+    /// The user has none at that integration, or not of the account that the URL names.
+    None,
+    /// Several, and nothing says which.
+    Several(Vec<String>),
+}
+
+/// The grants of all users of this host.
+pub(super) struct Grants {
+    cache: TokenCache<GrantKey, GrantError>,
+    clock: Arc<dyn Clock>,
+    fingerprints: Arc<Fingerprints>,
+    /// What the store holds, without tokens.
+    index: Mutex<BTreeMap<GrantKey, GrantSummary>>,
+    /// Grants that are gone though the store could not forget them yet.
+    removed: Mutex<HashSet<GrantKey>>,
+    secrets: Arc<SecretLedger>,
+    sessions: Sessions,
+    /// Renewals that failed while the token at hand serves on.
+    setbacks: Mutex<HashMap<GrantKey, Setback>>,
+    store: Arc<dyn GrantStore>,
+    tokens: Arc<TokenClient>,
+    /// What is wrong with the store at present.
+    trouble: Mutex<Option<String>>,
+    /// Pairs that the store did not take: the only copies there are.
+    unsaved: Mutex<HashMap<GrantKey, GrantRecord>>,
+    /// Held by whoever changes a record, from reading it to having written it.
+    writing: AsyncMutex<()>,
+}
+
+/// What it takes to look after grants.
+pub(super) struct Parts {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) fingerprints: Arc<Fingerprints>,
+    pub(super) secrets: Arc<SecretLedger>,
+    pub(super) store: Arc<dyn GrantStore>,
+    pub(super) tokens: Arc<TokenClient>,
+}
+
+impl Grants {
+    /// Reads what the store holds. A store that cannot be read is named in the status, and the daemon goes on.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { clock, fingerprints, secrets, store, tokens } = parts;
+        let (index, trouble) = match store.list() {
+            Ok(list) => (list.into_iter().map(|summary| (summary.key.clone(), summary)).collect(), None),
+            Err(error) => (BTreeMap::new(), Some(error.to_string())),
+        };
+        Self {
+            cache: TokenCache::new(Arc::clone(&clock)),
+            clock,
+            fingerprints,
+            index: Mutex::new(index),
+            removed: Mutex::default(),
+            secrets,
+            sessions: Sessions::default(),
+            setbacks: Mutex::default(),
+            store,
+            tokens,
+            trouble: Mutex::new(trouble),
+            unsaved: Mutex::default(),
+            writing: AsyncMutex::default(),
+        }
+    }
+
+    /// Which grant of a user answers for an integration. `username` is what the URL or git's configuration says, if anything.
+    pub(super) fn choose(&self, uid: u32, integration: &ScmIntegration, plan: &UserPlan, username: Option<&str>) -> Choice {
+        let index = lock(&self.index);
+        let own: Vec<&GrantKey> = index.keys().filter(|key| key.uid == uid && key.integration_id == integration.id).collect();
+        if let Some(username) = username.filter(|username| *username != plan.username) {
+            // A host that told no account's name leaves it empty: then the one sign-in that there is must be meant.
+            let named = own.iter().find(|key| key.account.eq_ignore_ascii_case(username)).or(match own.as_slice() {
+                [only] if only.account.is_empty() => Some(only),
+                _ => None,
+            });
+            // Elsewhere a name asks for that account. These hosts' clone URLs carry a name without meaning for the token.
+            if named.is_some() || !matches!(integration.scm_id, ScmId::AzureDevOpsEntra | ScmId::Bitbucket) {
+                return named.map_or(Choice::None, |key| Choice::Grant((*key).clone()));
+            }
+        }
+        match own.as_slice() {
+            [] => Choice::None,
+            [only] => Choice::Grant((*only).clone()),
+            several => Choice::Several(several.iter().map(|key| key.account.clone()).collect()),
+        }
+    }
+
+    /// The token of a grant, renewed if that is due.
+    pub(super) async fn token(
+        self: &Arc<Self>,
+        key: &GrantKey,
+        integration: &Arc<ScmIntegration>,
+        plan: &UserPlan,
+    ) -> Result<Arc<CachedToken>, Arc<MintError<GrantError>>> {
+        self.cache.get_or_mint(key, self.mint(key, integration, plan)).await
+    }
+
+    /// Has a token that a host refused not served again: the next request renews the grant.
+    pub(super) async fn erase(self: &Arc<Self>, uid: u32, integration: &ScmIntegration, password: &[u8]) -> bool {
+        let keys: Vec<GrantKey> = {
+            let index = lock(&self.index);
+            index.keys().filter(|key| key.uid == uid && key.integration_id == integration.id).cloned().collect()
+        };
+        let mut erased = false;
+        for key in keys {
+            if self.cache.erase(&key, password) {
+                erased = true;
+                self.expire(&key, password).await;
+            }
+        }
+        erased
+    }
+
+    /// Renews grants in time, for as long as it is polled. `find` says what an integration is now and how users sign in there.
+    pub(super) async fn keep_alive(self: &Arc<Self>, find: impl Fn(&str) -> Option<(Arc<ScmIntegration>, UserPlan)>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.catch_up().await;
+            self.sessions.forget_expired();
+            let in_use: Vec<GrantKey> = self.cache.states().into_iter().map(|(key, _)| key).collect();
+            let now = self.clock.now();
+            let due: Vec<GrantKey> = {
+                let index = lock(&self.index);
+                let unused = |summary: &GrantSummary| now.duration_since(summary.obtained_at).is_ok_and(|age| age > DISUSE);
+                let is_due = |summary: &&GrantSummary| {
+                    !matches!(summary.state, GrantState::NeedsLogin { .. }) && (in_use.contains(&summary.key) || unused(summary))
+                };
+                index.values().filter(is_due).map(|summary| summary.key.clone()).collect()
+            };
+            for key in due {
+                let Some((integration, plan)) = find(&key.integration_id) else { continue };
+                // What fails is remembered by the cache and shown by `status`.
+                let _ = self.token(&key, &integration, &plan).await;
+                tokio::time::sleep(STEP).await;
+            }
+        }
+    }
+
+    /// A user's grants, for `accounts`. `find` says what an integration is now.
+    pub(super) fn accounts(&self, uid: u32, find: impl Fn(&str) -> Option<Arc<ScmIntegration>>) -> Vec<Account> {
+        let states: HashMap<GrantKey, _> = self.cache.states().into_iter().collect();
+        let own: Vec<GrantSummary> = lock(&self.index).values().filter(|summary| summary.key.uid == uid).cloned().collect();
+        let account = |summary: GrantSummary| {
+            let integration = find(&summary.key.integration_id);
+            let (state, expires_at, last_error) = self.state_of(&summary, integration.as_deref(), states.get(&summary.key));
+            let GrantSummary { key: GrantKey { integration_id, account, .. }, host, scopes, .. } = summary;
+            Account { host, integration_id, account, state, expires_at, scopes, last_error }
+        };
+        own.into_iter().map(account).collect()
+    }
+
+    /// The grants by integration, for `status`: whose they are and how they fare. With `only`, that user's alone.
+    pub(super) fn describe(
+        &self,
+        only: Option<u32>,
+        find: impl Fn(&str) -> Option<Arc<ScmIntegration>>,
+    ) -> HashMap<String, Vec<status::Token>> {
+        let states: HashMap<GrantKey, _> = self.cache.states().into_iter().collect();
+        let is_shown = |summary: &&GrantSummary| only.is_none_or(|uid| summary.key.uid == uid);
+        let all: Vec<GrantSummary> = lock(&self.index).values().filter(is_shown).cloned().collect();
+        let mut described: HashMap<String, Vec<status::Token>> = HashMap::new();
+        for summary in all {
+            let integration = find(&summary.key.integration_id);
+            let (state, expires_at, last_error) = self.state_of(&summary, integration.as_deref(), states.get(&summary.key));
+            let subject = match summary.key.account.as_str() {
+                "" => format!("uid {}", summary.key.uid),
+                account => format!("uid {} as {account}", summary.key.uid),
+            };
+            described.entry(summary.key.integration_id).or_default().push(status::Token { subject, expires_at, state, last_error });
+        }
+        described
+    }
+
+    /// What kind of store there is; whether it works, [`Self::problems`] says.
+    pub(super) fn store(&self) -> status::Store {
+        status::Store { kind: self.store.kind().to_owned(), healthy: true }
+    }
+
+    /// What is wrong, for `degraded`.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let trouble = lock(&self.trouble).clone().map(|trouble| format!("sign-ins cannot be kept: {trouble}"));
+        self.store.problems().into_iter().chain(trouble).collect()
+    }
+
+    fn state_of(
+        &self,
+        summary: &GrantSummary,
+        integration: Option<&ScmIntegration>,
+        held: Option<&oauth::TokenStatus<GrantError>>,
+    ) -> (status::TokenState, Option<u64>, Option<String>) {
+        let over = match &summary.state {
+            GrantState::NeedsLogin { reason, .. } => Some(reason.clone()),
+            _ if integration.is_some_and(|integration| binding(integration) != summary.binding) => Some(CHANGED.to_owned()),
+            _ => match held.and_then(|held| held.last_error.as_deref()) {
+                Some(MintError::Failed(GrantError::NeedsLogin { reason })) => Some(reason.clone()),
+                _ => None,
+            },
+        };
+        if let Some(reason) = over {
+            return (status::TokenState::NeedsLogin, None, Some(reason));
+        }
+        let setback = lock(&self.setbacks).get(&summary.key).map(|setback| setback.error.clone());
+        let last_error = held.and_then(|held| held.last_error.as_ref()).map(ToString::to_string).or(setback);
+        let state = match held.map(|held| held.state) {
+            Some(TokenState::Refreshing) => status::TokenState::Refreshing,
+            _ if last_error.is_some() => status::TokenState::Failing,
+            _ => status::TokenState::Valid,
+        };
+        let expires_at = held.and_then(|held| held.expires_at).or(summary.expires_at);
+        (state, expires_at.map(super::unix_seconds), last_error)
+    }
+
+    fn mint(
+        self: &Arc<Self>,
+        key: &GrantKey,
+        integration: &Arc<ScmIntegration>,
+        plan: &UserPlan,
+    ) -> impl FnOnce() -> BoxFuture<'static, Result<IssuedToken, GrantError>> + Send + 'static {
+        let (grants, key, integration, plan) = (Arc::clone(self), key.clone(), Arc::clone(integration), plan.clone());
+        move || Box::pin(async move { grants.obtain(&key, &integration, &plan).await })
+    }
+}
+
+/// What is said of a grant whose integration is another than it was.
+const CHANGED: &str = "its integration has changed since";
+
+/// Everything that a grant came through, except the secret: an app's secret may be replaced while its users stay signed in.
+fn binding(integration: &ScmIntegration) -> [u8; 32] {
+    let app = integration.oauth.as_ref();
+    let parts = [
+        integration.scm_id.as_str(),
+        &integration.host,
+        &integration.virtual_directory,
+        app.map_or("", |app| &app.client_id),
+        app.and_then(|app| app.issuer_url.as_deref()).unwrap_or_default(),
+    ];
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

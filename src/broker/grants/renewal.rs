@@ -1,0 +1,248 @@
+//! Keeping a grant alive: when its pair of tokens is renewed, and in which order what is written down.
+//!
+//! Many hosts take the old refresh token back the moment they give a new one. So that it is used is on disk before the request
+//! goes, and the new pair is on disk before anybody is served with it. What a crash in between costs is the one window that
+//! nobody can close: the host has renewed and its reply is lost. Then the old refresh token is tried once more, and if the host
+//! refuses it the user is asked to sign in again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::records::Saved;
+use super::{CHANGED, GrantError, Grants, binding, lock};
+use crate::integration::ScmIntegration;
+use crate::oauth::{self, Classified, ErrorClass, GrantedTokens, IssuedToken, Moment, UserPlan};
+use crate::secret::{AccessToken, ClientSecret, RefreshToken};
+use crate::store::{GrantKey, GrantRecord, GrantState};
+
+/// Of the lifetime, in thousandths: with more left than this a kept token is served as it is. The cache asks for a new one when
+/// between 370 and 230 are left.
+const FRESH_PERMILLE: u32 = 400;
+
+/// How far a pair may come from the future: clocks differ a little. Beyond that the clock was set back, and when it expires is unknown.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+/// The wait after the first renewal that failed while the token at hand lives; it doubles with each further one.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// The longest wait, and the only one after a failure that time does not mend.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// A renewal that failed while the token at hand serves on. Without a token the cache remembers the failure.
+pub(super) struct Setback {
+    count: u32,
+    pub(super) error: String,
+    /// No renewal before this.
+    until: Instant,
+}
+
+/// A token that is at hand, for when there is no better one.
+struct Kept {
+    access_token: AccessToken,
+    expires_in: Option<Duration>,
+    scopes: Vec<String>,
+}
+
+/// What is to be renewed.
+struct Due {
+    /// Whether a renewal was begun before, and nobody knows how it ended.
+    is_orphan: bool,
+    obtained_at: SystemTime,
+    refresh_token: RefreshToken,
+    scopes: Vec<String>,
+}
+
+impl Grants {
+    /// The grant's token: the kept one while it is fresh, else a new one; the kept one, too, where it still lives and no new one
+    /// can be had.
+    pub(super) async fn obtain(
+        self: &Arc<Self>,
+        key: &GrantKey,
+        integration: &Arc<ScmIntegration>,
+        plan: &UserPlan,
+    ) -> Result<IssuedToken, GrantError> {
+        let record = self.load(key).await?.ok_or(GrantError::Gone)?;
+        if record.binding != binding(integration) {
+            return Err(needs_login(CHANGED));
+        }
+        let now = Moment::now(&*self.clock);
+        let left = time_left(&record, now.wall);
+        let lifetime = record.expires_at.and_then(|end| end.duration_since(record.obtained_at).ok());
+        let is_fresh = left.is_none_or(|left| left > lifetime.unwrap_or_default() / 1000 * FRESH_PERMILLE);
+        let GrantRecord { access_token, refresh_token, scopes, obtained_at, state, .. } = record;
+        let kept = (left != Some(Duration::ZERO)).then(|| Kept { access_token, expires_in: left, scopes: scopes.clone() });
+        let serve = |kept: Kept| IssuedToken {
+            access_token: kept.access_token,
+            expires_in: kept.expires_in,
+            requested_at: now,
+            scopes: Some(kept.scopes),
+        };
+        let is_orphan = matches!(state, GrantState::Refreshing { .. });
+        let is_set_back = lock(&self.setbacks).get(key).is_some_and(|setback| Instant::now() < setback.until);
+        let is_over = matches!(state, GrantState::NeedsLogin { .. });
+        let kept = match kept {
+            // What was refused once is not asked for again, but the token may serve its time.
+            Some(kept) if is_over || is_set_back || refresh_token.is_none() || (is_fresh && !is_orphan) => return Ok(serve(kept)),
+            kept => kept,
+        };
+        if let GrantState::NeedsLogin { reason, .. } = &state {
+            return Err(needs_login(reason));
+        }
+        // Nothing of this is written down: it may be the clock that is wrong.
+        let refresh_token =
+            refresh_token.ok_or_else(|| needs_login("the token has expired, and the host gave nothing to renew it with"))?;
+        let due = Due { is_orphan, obtained_at, refresh_token, scopes };
+        let error = match self.renew(key, integration, plan, due, kept.is_some()).await {
+            Ok(token) => {
+                lock(&self.setbacks).remove(key);
+                return Ok(token);
+            }
+            Err(error) => error,
+        };
+        match &error {
+            GrantError::NeedsLogin { reason } => self.give_up(key, reason).await,
+            GrantError::Gone => return Err(error),
+            _ => {
+                warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, error = %error, "cannot renew a sign-in")
+            }
+        }
+        match kept {
+            Some(kept) => {
+                self.set_back(key, &error);
+                Ok(serve(kept))
+            }
+            None => Err(error),
+        }
+    }
+
+    /// Renews a pair: the intent on disk, the request, the new pair on disk, and only then the token.
+    async fn renew(
+        self: &Arc<Self>,
+        key: &GrantKey,
+        integration: &Arc<ScmIntegration>,
+        plan: &UserPlan,
+        due: Due,
+        has_token: bool,
+    ) -> Result<IssuedToken, GrantError> {
+        // What can fail without a trace at the host comes first.
+        let endpoints = self.tokens.user_endpoints(plan).await?;
+        let (client_id, secret) = self.app(integration).await?;
+        // A host that takes the old pair back must not be asked where the new one cannot be kept, unless there is nothing to lose.
+        let prepared = async {
+            self.check_room().await?;
+            self.mark(key, GrantState::Refreshing { since: self.clock.now() }).await
+        };
+        if let (Err(error), true) = (prepared.await, has_token) {
+            return Err(error.into());
+        }
+        let renewed = self.tokens.refresh(&endpoints, client_id, secret, plan, &due.refresh_token).await;
+        let granted = match renewed {
+            Ok(granted) => granted,
+            Err(error) if error.class() == ErrorClass::Terminal => return Err(self.refused(key, &due, error).await),
+            Err(error) => {
+                // Where it is not known whether the host has renewed, the intent stays for the next try to see.
+                if !error.outcome_unknown() && !due.is_orphan {
+                    let _ = self.mark(key, GrantState::Active).await;
+                }
+                return Err(error.into());
+            }
+        };
+        let issued = IssuedToken {
+            access_token: granted.access_token.duplicate(),
+            expires_in: granted.expires_in,
+            requested_at: granted.requested_at,
+            scopes: granted.scopes.clone(),
+        };
+        let record = record_of(key.clone(), integration, granted, (Some(due.refresh_token), due.scopes));
+        // A pair that the store does not take is kept in memory and saved later; `degraded` says so.
+        match self.save_renewed(record, due.obtained_at).await {
+            Saved::Kept(kept) => {
+                let token = self.fingerprints.of(&issued.access_token);
+                info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, token, kept, "renewed a sign-in");
+                Ok(issued)
+            }
+            // The user signed out, or in anew, while the request was under way: nobody is to use what came of it.
+            Saved::Gone(record) => {
+                drop(self.revoke_later(*record, (Arc::clone(integration), plan.clone())));
+                Err(GrantError::Gone)
+            }
+        }
+    }
+
+    /// The app's name and its secret, opened for one use.
+    pub(super) async fn app<'i>(&self, integration: &'i ScmIntegration) -> Result<(&'i str, ClientSecret), GrantError> {
+        let undecryptable = || GrantError::Undecryptable { integration_id: integration.id.clone() };
+        let app = integration.oauth.as_ref().ok_or_else(undecryptable)?;
+        let secret = self.secrets.open(&app.encrypted_client_secret).await.ok_or_else(undecryptable)?;
+        Ok((&app.client_id, secret))
+    }
+
+    /// What to make of a host that does not accept the refresh token any more.
+    async fn refused(&self, key: &GrantKey, due: &Due, error: oauth::Error) -> GrantError {
+        if !self.is_still(key, due.obtained_at).await {
+            return GrantError::Gone;
+        }
+        let reason = match due.is_orphan {
+            true => format!("the agent was interrupted while it renewed it, and now {error}"),
+            false => error.to_string(),
+        };
+        GrantError::NeedsLogin { reason }
+    }
+
+    /// Notes that only the user can mend it.
+    async fn give_up(&self, key: &GrantKey, reason: &str) {
+        let state = GrantState::NeedsLogin { since: self.clock.now(), reason: reason.to_owned() };
+        warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, reason, "a sign-in is over");
+        let _ = self.mark(key, state).await;
+    }
+
+    /// Has the next renewal wait.
+    fn set_back(&self, key: &GrantKey, error: &GrantError) {
+        let mut setbacks = lock(&self.setbacks);
+        let count = setbacks.get(key).map_or(0, |setback| setback.count).saturating_add(1);
+        let wait = match error.class() {
+            ErrorClass::Transient => FIRST_WAIT.saturating_mul(1 << (count - 1).min(6)).min(LONGEST_WAIT),
+            ErrorClass::Operator | ErrorClass::Terminal => LONGEST_WAIT,
+        };
+        let until = Instant::now() + wait.max(error.retry_after().unwrap_or_default());
+        setbacks.insert(key.clone(), Setback { count, error: error.to_string(), until });
+    }
+}
+
+/// A record of what was granted. A renewal may leave the refresh token and the scopes as they were.
+pub(super) fn record_of(
+    key: GrantKey,
+    integration: &ScmIntegration,
+    granted: GrantedTokens,
+    before: (Option<RefreshToken>, Vec<String>),
+) -> GrantRecord {
+    let (expires_at, refresh_expires_at, obtained_at) = (granted.expires_at(), granted.refresh_expires_at(), granted.requested_at.wall);
+    let GrantedTokens { access_token, refresh_token, scopes, .. } = granted;
+    let (old_token, old_scopes) = before;
+    GrantRecord {
+        key,
+        host: integration.host.clone(),
+        binding: binding(integration),
+        access_token,
+        refresh_token: refresh_token.or(old_token),
+        expires_at,
+        refresh_expires_at,
+        obtained_at,
+        scopes: scopes.unwrap_or(old_scopes),
+        state: GrantState::Active,
+    }
+}
+
+fn needs_login(reason: &str) -> GrantError {
+    GrantError::NeedsLogin { reason: reason.to_owned() }
+}
+
+/// How long the access token lives on; `None` where that is not known, zero when it is over. A pair from the future says that the
+/// clock was set back, and its end is as wrong.
+fn time_left(record: &GrantRecord, now: SystemTime) -> Option<Duration> {
+    let end = record.expires_at?;
+    let from_the_future = record.obtained_at.duration_since(now).is_ok_and(|ahead| ahead > CLOCK_TOLERANCE);
+    Some(if from_the_future { Duration::ZERO } else { end.duration_since(now).unwrap_or_default() })
+}

@@ -1,0 +1,137 @@
+//! Users' sign-ins as they ask for them: the URL they name becomes an integration of ours, or a sentence that says why not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::grants::{Definition, Wanted, refused};
+use super::{Broker, Caller};
+use crate::git::CredentialRequest;
+use crate::integration::ScmIntegration;
+use crate::integration::location::Location;
+use crate::integration::registry::Lookup;
+use crate::login::{Accounts, Cancelled, LoggedOut, Login, Progress, Refused};
+use crate::oauth::{EndpointSource, Plan};
+use crate::status;
+
+/// How a user wants to sign in, in the request's own words.
+#[derive(Debug, Clone, Copy)]
+pub enum LoginMode<'a> {
+    /// With a browser on this machine, which comes back to this URI.
+    Browser {
+        /// `http` on loopback with a port.
+        redirect_uri: &'a str,
+    },
+    /// With a code, in any browser.
+    Device,
+}
+
+impl Broker {
+    /// Begins a sign-in for the caller at the host of a URL, or says why not, in about `within`.
+    pub async fn begin_login(&self, caller: Caller, url: &str, mode: LoginMode<'_>, account: Option<&str>, within: Duration) -> Login {
+        let definition = match self.who_signs_in(url).await {
+            Ok(definition) => definition,
+            Err(reason) => return Login::Refused(reason),
+        };
+        let wanted = match mode {
+            LoginMode::Device => Wanted::Device,
+            LoginMode::Browser { redirect_uri } => match Url::parse(redirect_uri) {
+                Ok(uri) => Wanted::Browser(uri),
+                Err(_) => return refused("the redirect URI is no URL", None),
+            },
+        };
+        self.grants.begin_login(caller.uid, definition, wanted, account.map(str::to_owned), within).await
+    }
+
+    /// Looks how far a sign-in of the caller's is.
+    pub async fn look_at_login(&self, caller: Caller, session: &str, within: Duration) -> Progress {
+        self.grants.look_at_login(caller.uid, session, within).await
+    }
+
+    /// Takes what came back from the browser of a sign-in of the caller's.
+    pub async fn finish_login(&self, caller: Caller, session: &str, query: &str, within: Duration) -> Progress {
+        self.grants.finish_login(caller.uid, session, query, within).await
+    }
+
+    /// Ends a sign-in of the caller's before its time.
+    pub fn cancel_login(&self, caller: Caller, session: &str) -> Cancelled {
+        Cancelled { cancelled: self.grants.cancel_login(caller.uid, session) }
+    }
+
+    /// Signs the caller out at the host of a URL: of one account, or of all.
+    pub async fn log_out(&self, caller: Caller, url: &str, account: Option<&str>, within: Duration) -> LoggedOut {
+        let integration = match self.integration_of(url).await {
+            Ok((integration, _)) => integration,
+            Err(Refused { error, next }) => return LoggedOut { removed: Vec::new(), error: Some(error), next },
+        };
+        let plan = self.user_plan(&integration);
+        self.grants.log_out(caller.uid, &integration, plan.as_ref(), account, within).await
+    }
+
+    /// The caller's grants.
+    #[must_use]
+    pub fn accounts(&self, caller: Caller) -> Accounts {
+        let registry = self.sync.registry();
+        Accounts { accounts: self.grants.accounts(caller.uid, |id| registry.get(id).map(Arc::clone)) }
+    }
+
+    /// The integration for a URL, and how users sign in there.
+    async fn who_signs_in(&self, url: &str) -> Result<Definition, Refused> {
+        let (integration, location) = self.integration_of(url).await?;
+        let plan = match self.plan(&integration) {
+            Plan::User(plan) => *plan,
+            Plan::Service(plan) => match plan.user {
+                Some(user) if !self.gives_service_tokens(&plan.endpoint).await => *user,
+                _ => return Err(no(format!("{location} needs no sign-in: the agent has a token of its own there"), None)),
+            },
+            Plan::Pat => {
+                let next = "create a personal access token there, and give it to git when it asks for a password";
+                return Err(no(format!("{location} takes personal access tokens only"), Some(next)));
+            }
+            Plan::None { reason } => return Err(no(format!("nobody can sign in to {location}: {reason}"), Some("scm-agent doctor"))),
+        };
+        let app = integration.oauth.as_ref();
+        if app.is_some_and(|app| self.secrets.state(&app.encrypted_client_secret) == status::Secret::Undecryptable) {
+            let error = format!("no runner key opens the client secret of integration {}", integration.id);
+            return Err(no(error, Some("ask the operator of this machine: scm-agent doctor")));
+        }
+        Ok((integration, plan))
+    }
+
+    /// Whether an issuer gives tokens for a client secret alone; in doubt it does not.
+    async fn gives_service_tokens(&self, endpoint: &EndpointSource) -> bool {
+        match endpoint {
+            EndpointSource::Fixed(_) => true,
+            EndpointSource::Issuer(issuer) => self.tokens.offers_client_credentials(issuer).await.unwrap_or(false),
+        }
+    }
+
+    /// The one integration that answers git for a URL.
+    async fn integration_of(&self, url: &str) -> Result<(Arc<ScmIntegration>, Location), Refused> {
+        // Read as git's own `url=` is, so that login and git mean the same place.
+        let request = CredentialRequest::parse(format!("url={url}\n").as_bytes()).map_err(|_| {
+            no("the URL is not one that git could ask for".to_owned(), Some("write it as git does: https://HOST, or https://HOST/PATH"))
+        })?;
+        let location =
+            self.location(&request, request.username.as_deref()).map_err(|error| no(format!("no sign-in there: {error}"), None))?;
+        let Some(registry) = self.first_registry().await else { return Err(no(self.no_list_message(), None)) };
+        match registry.for_host(&location) {
+            Lookup::Match(integration) => Ok((integration, location)),
+            Lookup::Ambiguous(_) => {
+                Err(no(format!("several integrations serve {location}"), Some("name the repository too: https://HOST/PATH")))
+            }
+            Lookup::None => match self.sync.quarantine().for_host(&location) {
+                Some(waiting) => {
+                    let error = format!("integration {} is held back until somebody trusts it", waiting.id);
+                    Err(no(error, Some("ask the operator of this machine: scm-agent trust")))
+                }
+                None => Err(no(format!("{location} is no host of this agent's"), Some("see which there are: scm-agent status"))),
+            },
+        }
+    }
+}
+
+fn no(error: String, next: Option<&str>) -> Refused {
+    Refused { error, next: next.map(str::to_owned) }
+}
