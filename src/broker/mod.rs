@@ -285,7 +285,13 @@ impl Broker {
             Plan::None { reason } => return refusal(&integration, &reason),
         };
         if !username_fits(request, &integration, &plan) {
-            return Outcome::Silence;
+            // The name may be that of an account, where users sign in because the issuer gives the app no token.
+            return match &plan.user {
+                Some(user) if self.has_own(request, caller, &integration, user) => {
+                    self.get_own(request, caller, &location, &integration, user).await
+                }
+                _ => Outcome::Silence,
+            };
         }
         // 3, 4: a token, from the cache or for the secret.
         let key = TokenKey::of(&integration);
@@ -307,6 +313,11 @@ impl Broker {
                 Outcome::Refusal { message: format!("no token for {location}: {error}; run: scm-agent status"), quit: !integration.pat }
             }
         }
+    }
+
+    /// Whether the caller has a grant that the request can mean.
+    fn has_own(&self, request: &CredentialRequest, caller: Caller, integration: &ScmIntegration, plan: &UserPlan) -> bool {
+        matches!(self.grants.choose(caller.uid, integration, plan, request.username.as_deref()), Choice::Grant(_))
     }
 
     /// Answers `get` with the caller's own grant.

@@ -9,6 +9,7 @@ mod current;
 mod doctor;
 mod flow;
 mod git;
+mod grants;
 mod helper;
 mod hostile_memory;
 mod http;
