@@ -22,6 +22,20 @@ fn asks_for_the_status() {
     println!("ANSWER {} bytes", answer.len());
 }
 
+/// Sends a request as the process's own user and prints what came back, one line for each. Run by `root::grants` under another uid.
+#[test]
+#[ignore = "started by root::grants"]
+fn asks_what_it_is_told_to() {
+    let mut stream = UnixStream::connect(std::env::var_os("SOCKET").unwrap()).unwrap();
+    stream.write_all(std::env::var("REQUEST").unwrap().as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    for line in answer.lines() {
+        println!("ANSWER {line}");
+    }
+}
+
 /// The daemon's program with an allocator that does not wipe: the negative control runs this instead.
 #[test]
 #[ignore = "started by root::memory"]

@@ -246,3 +246,44 @@ fn time_left(record: &GrantRecord, now: SystemTime) -> Option<Duration> {
     let from_the_future = record.obtained_at.duration_since(now).is_ok_and(|ahead| ahead > CLOCK_TOLERANCE);
     Some(if from_the_future { Duration::ZERO } else { end.duration_since(now).unwrap_or_default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn left(obtained_ago: i64, lifetime: Option<Duration>) -> Option<Duration> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let ago = Duration::from_secs(obtained_ago.unsigned_abs());
+        let obtained_at = if obtained_ago < 0 { now + ago } else { now - ago };
+        let record = GrantRecord {
+            key: GrantKey { uid: 1, integration_id: "i".into(), account: String::new() },
+            host: "h".into(),
+            binding: [0; 32],
+            access_token: AccessToken::parse(Zeroizing::new(b"a".to_vec())).unwrap(),
+            refresh_token: None,
+            expires_at: lifetime.map(|lifetime| obtained_at + lifetime),
+            refresh_expires_at: None,
+            obtained_at,
+            scopes: Vec::new(),
+            state: GrantState::Active,
+        };
+        time_left(&record, now)
+    }
+
+    #[test]
+    fn a_clock_that_was_set_ahead_or_back_makes_a_token_expired_and_never_longer_lived() {
+        const TEN_YEARS: i64 = 10 * 365 * 24 * 3_600;
+        assert_eq!(left(1_000, Some(HOUR)), Some(HOUR - Duration::from_secs(1_000)));
+        assert_eq!(left(TEN_YEARS, Some(HOUR)), Some(Duration::ZERO));
+        assert_eq!(left(-TEN_YEARS, Some(HOUR)), Some(Duration::ZERO));
+        // Clocks differ a little.
+        assert_eq!(left(-60, Some(HOUR)), Some(HOUR + Duration::from_secs(60)));
+        for ago in [0, TEN_YEARS, -TEN_YEARS] {
+            assert_eq!(left(ago, None), None, "a token without an end has none");
+        }
+    }
+}

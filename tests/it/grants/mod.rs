@@ -15,8 +15,8 @@ use crate::support::daemon::{Daemon, PATIENCE, git_with_helper, run};
 use crate::support::scene::Scene;
 use host::{Host, USER};
 
-const SCM: &str = "scm.example.com";
-const URL: &str = "https://scm.example.com";
+pub const SCM: &str = "scm.example.com";
+pub const URL: &str = "https://scm.example.com";
 
 /// A runner host with an integration whose users sign in.
 pub struct Stage {

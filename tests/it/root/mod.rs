@@ -1,4 +1,5 @@
 //! Tests that only root can run: they become another user, or read another process's memory. `tests/run` asks for them.
 
+mod grants;
 mod memory;
 mod peers;

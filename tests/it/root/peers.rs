@@ -38,7 +38,7 @@ fn copy_program(from: &Path, to: &Path) {
 }
 
 /// The test program where every user can run it.
-fn copy_of_this_program(world: &World) -> std::path::PathBuf {
+pub(super) fn copy_of_this_program(world: &World) -> std::path::PathBuf {
     std::fs::set_permissions(world.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = world.path("it");
     copy_program(&std::env::current_exe().unwrap(), &copy);
