@@ -137,9 +137,12 @@ pub enum Cause {
         /// The variable that sets it.
         variable: String,
     },
-    /// A `[[provider]]` for no host.
-    #[error("is required in every [[provider]]")]
-    MissingHost,
+    /// A required key that nobody set in one of several tables.
+    #[error("is required in every [[{section}]]")]
+    MissingInTable {
+        /// The tables' section.
+        section: &'static str,
+    },
     /// A path to nothing.
     #[error("names a file that cannot be read: {}", reason(*.0))]
     NamedUnreadable(io::ErrorKind),
@@ -167,6 +170,12 @@ pub enum Cause {
     /// A directory, a pipe or a device.
     #[error("is not a regular file")]
     NotAFile,
+    /// A section of which there can be several, written as if there were one.
+    #[error("must be written as [[{section}]]")]
+    NotListed {
+        /// The section.
+        section: &'static str,
+    },
     /// No http or https URL without a path.
     #[error("must be an http or https URL of a proxy, such as http://proxy.example.com:3128")]
     NotAProxy,

@@ -4,7 +4,10 @@ use std::fmt;
 
 use super::environment::PREFIX;
 
-/// The one section of which there are several.
+/// The sections of which there can be several, each written as a table of its own.
+const LISTED: [&str; 1] = [PROVIDER];
+
+/// Overrides, one table for each host.
 pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
@@ -60,7 +63,7 @@ pub(super) struct Known {
 impl Known {
     /// The variable that sets it.
     pub(super) fn variable(self) -> String {
-        let index = if self.section == PROVIDER { "0__" } else { "" };
+        let index = if listed(self.section).is_some() { "0__" } else { "" };
         format!("{PREFIX}{}__{index}{}", self.section, self.name).to_ascii_uppercase()
     }
 }
@@ -73,6 +76,11 @@ impl fmt::Display for Known {
 
 pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|(section, _)| *section == name)
+}
+
+/// The section of that name, if there can be several of it.
+pub(super) fn listed(name: &str) -> Option<&'static str> {
+    LISTED.into_iter().find(|section| *section == name)
 }
 
 pub(super) fn is_known(section: &str, name: &str) -> bool {
@@ -104,5 +112,5 @@ pub(super) fn nearest_section(name: &str) -> String {
             best = (section, likeness);
         }
     }
-    if best.0 == PROVIDER { format!("[[{}]]", best.0) } else { format!("[{}]", best.0) }
+    if listed(best.0).is_some() { format!("[[{}]]", best.0) } else { format!("[{}]", best.0) }
 }

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use ::config::{ConfigError, FileFormat, Map, Source, Value, ValueKind};
 
 use super::environment::PREFIX;
-use super::keys::{self, PROVIDER};
-use super::{Cause, Environment, Origin, Problem};
+use super::{Cause, Environment, Origin, Problem, keys};
 
 /// A value as somebody wrote it.
 pub(super) struct Entry {
@@ -23,14 +22,15 @@ pub(super) struct Entry {
 /// A section's keys, each with what it was given, the last of which counts.
 pub(super) type Table = BTreeMap<String, Vec<Entry>>;
 
-/// One `[[provider]]`: its key as problems name it, where it was begun, what it holds.
-pub(super) struct ProviderTable {
+/// One table of a section of which there can be several: its key as problems name it, where it was begun, what it holds.
+pub(super) struct ListedTable {
+    pub(super) section: &'static str,
     pub(super) key: String,
     pub(super) origin: Origin,
     pub(super) table: Table,
 }
 
-impl ProviderTable {
+impl ListedTable {
     /// One of its keys, as problems name it.
     pub(super) fn full(&self, name: &str) -> String {
         if self.key.starts_with(PREFIX) { format!("{}__{}", self.key, name.to_ascii_uppercase()) } else { format!("{}.{name}", self.key) }
@@ -42,7 +42,8 @@ impl ProviderTable {
 pub(super) struct Layers {
     pub(super) files: Vec<PathBuf>,
     pub(super) sections: BTreeMap<String, Table>,
-    pub(super) providers: Vec<ProviderTable>,
+    /// The tables of the sections of which there can be several, in the order of the layers.
+    pub(super) listed: BTreeMap<&'static str, Vec<ListedTable>>,
     pub(super) problems: Vec<Problem>,
     /// A layer could not be read, so what is missing may have been in it.
     pub(super) incomplete: bool,
@@ -88,11 +89,14 @@ impl Layers {
     /// Takes a file's keys in. The parser gives tables without order, so they are put in the order of the alphabet.
     fn add_tree(&mut self, origin: &Origin, tree: Map<String, Value>) {
         for (name, value) in tree.into_iter().collect::<BTreeMap<_, _>>() {
-            match value.kind {
-                ValueKind::Array(tables) if name == PROVIDER => self.add_providers(origin, tables),
-                _ if name == PROVIDER => {
-                    self.problems.push(Problem::new(origin, PROVIDER, Cause::WrongType { expected: "written as [[provider]]" }));
+            if let Some(section) = keys::listed(&name) {
+                match value.kind {
+                    ValueKind::Array(tables) => self.add_listed(origin, section, tables),
+                    _ => self.problems.push(Problem::new(origin, section, Cause::NotListed { section })),
                 }
+                continue;
+            }
+            match value.kind {
                 ValueKind::Table(table) if keys::is_section(&name) => {
                     for (key, value) in table.into_iter().collect::<BTreeMap<_, _>>() {
                         self.add_entry(&name, &key, origin.clone(), value.kind);
@@ -113,26 +117,26 @@ impl Layers {
         }
     }
 
-    fn add_providers(&mut self, origin: &Origin, tables: Vec<Value>) {
+    fn add_listed(&mut self, origin: &Origin, section: &'static str, tables: Vec<Value>) {
         for (index, value) in tables.into_iter().enumerate() {
-            let prefix = format!("{PROVIDER}[{index}]");
-            let ValueKind::Table(table) = value.kind else {
-                self.problems.push(Problem::new(origin, prefix, Cause::WrongType { expected: "written as [[provider]]" }));
+            let key = format!("{section}[{index}]");
+            let ValueKind::Table(entries) = value.kind else {
+                self.problems.push(Problem::new(origin, key, Cause::NotListed { section }));
                 continue;
             };
-            let mut provider = ProviderTable { key: prefix, origin: origin.clone(), table: Table::new() };
-            for (key, value) in table.into_iter().collect::<BTreeMap<_, _>>() {
-                self.add_provider_entry(&mut provider, key, Entry { origin: origin.clone(), value: value.kind });
+            let mut listed = ListedTable { section, key, origin: origin.clone(), table: Table::new() };
+            for (key, value) in entries.into_iter().collect::<BTreeMap<_, _>>() {
+                self.add_listed_entry(&mut listed, key, Entry { origin: origin.clone(), value: value.kind });
             }
-            self.providers.push(provider);
+            self.listed.entry(section).or_default().push(listed);
         }
     }
 
-    fn add_provider_entry(&mut self, provider: &mut ProviderTable, key: String, entry: Entry) {
-        if keys::is_known(PROVIDER, &key) {
-            provider.table.entry(key).or_default().push(entry);
+    fn add_listed_entry(&mut self, listed: &mut ListedTable, key: String, entry: Entry) {
+        if keys::is_known(listed.section, &key) {
+            listed.table.entry(key).or_default().push(entry);
         } else {
-            self.unknown_key(PROVIDER, &provider.full(&key), &key, &entry.origin);
+            self.unknown_key(listed.section, &listed.full(&key), &key, &entry.origin);
         }
     }
 
@@ -158,23 +162,24 @@ impl Layers {
             self.problems.push(Problem::new(&Origin::Variable(name.clone()), "", Cause::NotUtf8));
             self.incomplete = true;
         }
-        let mut providers: BTreeMap<u16, ProviderTable> = BTreeMap::new();
+        let mut listed: BTreeMap<(&str, u16), ListedTable> = BTreeMap::new();
         for (name, value) in environment.keys() {
             let origin = Origin::Variable(name.clone());
             let path = name.strip_prefix(PREFIX).unwrap_or_default();
             // Only capitals count, so that no two variables can mean the same key.
             let lower = if path.bytes().any(|byte| byte.is_ascii_lowercase()) { String::new() } else { path.to_ascii_lowercase() };
-            match lower.split("__").collect::<Vec<_>>().as_slice() {
-                [section, key] if keys::is_section(section) && *section != PROVIDER => {
-                    self.add_entry(section, key, origin, value.as_str().into())
-                }
-                [PROVIDER, index, key] if index.parse().is_ok_and(|number: u16| number.to_string() == **index) => {
-                    let provider = providers.entry(index.parse().unwrap_or_default()).or_insert_with(|| ProviderTable {
-                        key: format!("{PREFIX}PROVIDER__{index}"),
+            let parts = lower.split("__").collect::<Vec<_>>();
+            let section = parts.first().and_then(|name| keys::listed(name));
+            match (section, parts.as_slice()) {
+                (None, [section, key]) if keys::is_section(section) => self.add_entry(section, key, origin, value.as_str().into()),
+                (Some(section), [_, index, key]) if index.parse().is_ok_and(|number: u16| number.to_string() == **index) => {
+                    let table = listed.entry((section, index.parse().unwrap_or_default())).or_insert_with(|| ListedTable {
+                        section,
+                        key: format!("{PREFIX}{}__{index}", section.to_ascii_uppercase()),
                         origin: Origin::Default,
                         table: Table::new(),
                     });
-                    self.add_provider_entry(provider, (*key).to_owned(), Entry { origin, value: value.as_str().into() });
+                    self.add_listed_entry(table, (*key).to_owned(), Entry { origin, value: value.as_str().into() });
                 }
                 _ => {
                     let mut written = path.split("__").filter(|part| part.contains(char::is_alphabetic)).map(str::to_ascii_lowercase);
@@ -184,7 +189,9 @@ impl Layers {
                 }
             }
         }
-        self.providers.extend(providers.into_values());
+        for table in listed.into_values() {
+            self.listed.entry(table.section).or_default().push(table);
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ::config::{Value, ValueKind};
 
-use super::layer::{Entry, Table};
-use super::{Cause, Problem, keys};
+use super::layer::{Entry, ListedTable, Table};
+use super::{Cause, Problem};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl fmt::Display for Origin {
 pub struct Setting {
     /// The section, as in [`super::KEYS`].
     pub section: &'static str,
-    /// Which table of the section, counted from 0; always 0 but for `[[provider]]`.
+    /// Which table of the section, counted from 0; always 0 where there is but one.
     pub table: usize,
     /// The key.
     pub name: &'static str,
@@ -74,9 +74,10 @@ impl Reader {
         Section { reader: self, section, index: 0, key: section.to_owned(), table }
     }
 
-    /// Begins the `index`th `[[provider]]`, which problems name `key`.
-    pub(super) fn provider(&mut self, index: usize, key: &str, table: Table) -> Section<'_> {
-        Section { reader: self, section: keys::PROVIDER, index, key: key.to_owned(), table }
+    /// Begins the `index`th table of a section of which there can be several.
+    pub(super) fn listed(&mut self, index: usize, table: ListedTable) -> Section<'_> {
+        let ListedTable { section, key, origin: _, table } = table;
+        Section { reader: self, section, index, key, table }
     }
 
     /// Shows the keys of a section that nobody set as the keys of the same name in the section that they follow.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::layer::{Entry, Layers, ProviderTable, Table};
+use super::keys::PROVIDER;
+use super::layer::{Entry, Layers, ListedTable};
 use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
 use super::{
@@ -41,7 +42,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let log_table = table("log");
     let mut store = reader.section("store", table("store"));
     let store = Store { kind: store.choice_or("kind", &[("file", StoreKind::File), ("memory", StoreKind::Memory)], 0) };
-    let providers = providers(&mut reader, layers.providers, &urls);
+    let providers = providers(&mut reader, layers.listed.remove(PROVIDER).unwrap_or_default(), &urls);
     let log = log(reader.section("log", log_table));
 
     if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
@@ -231,13 +232,12 @@ fn log(mut section: Section<'_>) -> Log {
     }
 }
 
-fn providers(reader: &mut Reader, tables: Vec<ProviderTable>, urls: &Urls) -> Vec<Provider> {
+fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls) -> Vec<Provider> {
     let mut providers: Vec<(Provider, String)> = Vec::new();
-    for (index, mut table) in tables.into_iter().enumerate() {
-        let entries: Table = std::mem::take(&mut table.table);
-        let host_key = table.full("host");
-        let host_origin = entries.get("host").and_then(|entries| entries.last()).map(|entry| entry.origin.clone());
-        let mut section = reader.provider(index, &table.key, entries);
+    for (index, table) in tables.into_iter().enumerate() {
+        let (host_key, table_origin) = (table.full("host"), table.origin.clone());
+        let host_origin = table.table.get("host").and_then(|entries| entries.last()).map(|entry| entry.origin.clone());
+        let mut section = reader.listed(index, table);
         let host = section.read("host", host);
         let provider = Provider {
             host: host.clone().unwrap_or_default(),
@@ -267,7 +267,7 @@ fn providers(reader: &mut Reader, tables: Vec<ProviderTable>, urls: &Urls) -> Ve
                 providers.push((provider, named));
             }
             (None, None) => {
-                reader.problems.push(Problem::new(&table.origin, host_key, Cause::MissingHost));
+                reader.problems.push(Problem::new(&table_origin, host_key, Cause::MissingInTable { section: PROVIDER }));
             }
             // Wrong, and said so.
             _ => {}

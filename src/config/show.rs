@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::PROVIDER;
-use super::{Config, Origin, Setting};
+use super::{Config, Origin, Setting, keys};
 use crate::http::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
 
 impl Config {
@@ -22,7 +21,7 @@ impl Config {
             if table != Some((setting.section, setting.table)) {
                 table = Some((setting.section, setting.table));
                 let blank = if text.is_empty() { "" } else { "\n" };
-                let (open, close) = if setting.section == PROVIDER { ("[[", "]]") } else { ("[", "]") };
+                let (open, close) = if keys::listed(setting.section).is_some() { ("[[", "]]") } else { ("[", "]") };
                 let _ = writeln!(text, "{blank}{open}{}{close}", setting.section);
             }
             let _ = writeln!(text, "{}", line(setting, &is_set));
