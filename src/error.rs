@@ -132,6 +132,14 @@ impl From<crate::config::Error> for Error {
     }
 }
 
+impl From<crate::agent::access::Error> for Error {
+    fn from(error: crate::agent::access::Error) -> Self {
+        // It names every key, and there is nothing behind it.
+        Self::new(Kind::Config, error.to_string())
+            .hint("create the users and groups, or change the configuration; then run `scm-agent config check`")
+    }
+}
+
 impl From<crate::agent::socket::Error> for Error {
     fn from(error: crate::agent::socket::Error) -> Self {
         use crate::agent::socket::Error as SocketError;

@@ -131,6 +131,12 @@ struct Answer<'a> {
     _place: Option<SemaphorePermit<'a>>,
 }
 
+/// The one who asks, with the rules that are about them.
+fn caller(client: &Client, agent: &Agent) -> Caller {
+    let peer = &client.peer;
+    Caller { rules: agent.access.about(peer), uid: peer.uid, pid: peer.pid }
+}
+
 /// The answer to one request.
 async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
     let peer = &client.peer;
@@ -138,8 +144,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
         Verb::Git(operation) => *operation,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) => {
-            let caller = Caller { uid: peer.uid, pid: peer.pid };
-            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), caller, agent).await {
+            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller(client, agent), agent).await {
                 document.push(b'\n');
                 return end(document);
             }
@@ -153,8 +158,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
             return refusal(&error);
         }
     };
-    let caller = Caller { uid: peer.uid, pid: peer.pid };
-    match agent.broker.answer(operation, &request, caller).await {
+    match agent.broker.answer(operation, &request, caller(client, agent)).await {
         Outcome::Silence => end(Vec::new()),
         Outcome::Refusal { message: text, quit } => message(&text, quit),
         Outcome::Credential { username, token, password_expiry_utc } => {

@@ -1,5 +1,6 @@
 //! The daemon: a Unix socket around the broker, with limits on everything a client can do to it.
 
+pub mod access;
 pub mod limits;
 pub mod peer;
 pub mod socket;
@@ -20,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::broker::Broker;
 use crate::status::{self, Status};
+use access::Access;
 use limits::{Connections, Limits};
 use peer::{Admission, Peer};
 use socket::BoundSocket;
@@ -57,6 +59,7 @@ pub enum Ending {
 
 /// What the connections share.
 pub struct Agent {
+    access: Arc<Access>,
     broker: Arc<Broker>,
     config: Config,
     connections: Connections,
@@ -69,8 +72,9 @@ pub struct Agent {
 impl Agent {
     /// Puts a daemon around a broker.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, config: Config, memory: status::Memory) -> Self {
+    pub fn new(broker: Arc<Broker>, access: Arc<Access>, config: Config, memory: status::Memory) -> Self {
         Self {
+            access,
             broker,
             connections: Connections::new(config.limits),
             config,
@@ -83,7 +87,8 @@ impl Agent {
     /// What the daemon holds and how fresh it is. Of users' grants, with `only`, that user's alone.
     #[must_use]
     pub fn status(&self, only: Option<u32>) -> Status {
-        let report = self.broker.status(only);
+        let mut report = self.broker.status(only);
+        report.degraded.extend(self.access.problem());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

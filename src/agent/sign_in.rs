@@ -12,7 +12,7 @@ use crate::login::Refused;
 const HOSTS_SHARE_PERCENT: u32 = 70;
 
 /// The document that answers a verb; `None` for a verb that is none of these.
-pub(super) async fn answer(verb: &str, body: &[u8], caller: Caller, agent: &Agent) -> Option<Vec<u8>> {
+pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Option<Vec<u8>> {
     let within: Duration = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
     let broker = &agent.broker;
     let field = |name| field(body, name);

@@ -7,6 +7,7 @@ mod grants;
 mod kept;
 mod report;
 mod revocation;
+mod rights;
 mod rotation;
 mod secrets;
 mod sign_in;
@@ -36,12 +37,13 @@ use crate::oauth::{
 use crate::status;
 use crate::store::GrantStore;
 
-use fingerprint::Fingerprints;
+use fingerprint::TokenFingerprints;
 use grants::{Choice, GrantError, Grants};
 pub use kept::{KeptList, Opened};
 pub use report::Report;
 use report::describe_sync;
 use revocation::Revocations;
+pub use rights::{CallerRules, HostRule, Right, Rights, Verdict};
 pub use rotation::Reload;
 use rotation::Rotation;
 use secrets::SecretLedger;
@@ -57,8 +59,10 @@ const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(1);
 const EXPIRY_SKEW: Duration = Duration::from_secs(30);
 
 /// Who asks, by what the kernel said of the connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Caller {
+    /// The operator's rules about this caller.
+    pub rules: CallerRules,
     /// User id.
     pub uid: u32,
     /// Process id, for the log only.
@@ -202,7 +206,7 @@ pub struct Broker {
     sync: SyncHandle,
     tokens: Arc<TokenClient>,
     cache: TokenCache<TokenKey, Error>,
-    fingerprints: Arc<Fingerprints>,
+    fingerprints: Arc<TokenFingerprints>,
     grants: Arc<Grants>,
     store_problem: Option<String>,
     secrets: Arc<SecretLedger>,
@@ -217,7 +221,7 @@ impl Broker {
         let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, store, store_problem, sync, tokens } =
             parts;
         let (secrets, tokens) = (Arc::new(SecretLedger::new(keys)), Arc::new(tokens));
-        let fingerprints = Arc::new(Fingerprints::new());
+        let fingerprints = Arc::new(TokenFingerprints::new());
         let grants = Grants::new(grants::Parts {
             clock: Arc::clone(&clock),
             fingerprints: Arc::clone(&fingerprints),
@@ -247,15 +251,15 @@ impl Broker {
     /// Answers one request.
     pub async fn answer(&self, operation: Operation, request: &CredentialRequest, caller: Caller) -> Outcome {
         match operation {
-            Operation::Erase => self.erase(request, caller).await,
-            Operation::Get => self.get(request, caller).await,
+            Operation::Erase => self.erase(request, &caller).await,
+            Operation::Get => self.get(request, &caller).await,
             // A service token is the daemon's own; that it worked changes nothing.
             Operation::Store => Outcome::Silence,
         }
     }
 
     /// Answers `get`: the whole flow.
-    async fn get(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
+    async fn get(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
         // 1, 2: the list is here already; which of its integrations is asked for?
         let Ok(location) = self.location(request, request.username.as_deref()) else { return Outcome::Silence };
         let Some(registry) = self.first_registry().await else {
@@ -293,6 +297,13 @@ impl Broker {
                 _ => Outcome::Silence,
             };
         }
+        // Who may have nothing of the app's may have signed in.
+        if let Some(user) = plan.user.as_ref().filter(|_| caller.has_only(Right::Own, &integration)) {
+            return self.get_own(request, caller, &location, &integration, user).await;
+        }
+        if let Some(refused) = caller.refused(Right::Service, &integration, &location) {
+            return refused;
+        }
         // 3, 4: a token, from the cache or for the secret.
         let key = TokenKey::of(&integration);
         let minted = self.cache.get_or_mint(&key, self.mint(&integration, &plan)).await;
@@ -316,7 +327,7 @@ impl Broker {
     }
 
     /// Whether the caller has a grant that the request can mean.
-    fn has_own(&self, request: &CredentialRequest, caller: Caller, integration: &ScmIntegration, plan: &UserPlan) -> bool {
+    fn has_own(&self, request: &CredentialRequest, caller: &Caller, integration: &ScmIntegration, plan: &UserPlan) -> bool {
         matches!(self.grants.choose(caller.uid, integration, plan, request.username.as_deref()), Choice::Grant(_))
     }
 
@@ -324,11 +335,14 @@ impl Broker {
     async fn get_own(
         &self,
         request: &CredentialRequest,
-        caller: Caller,
+        caller: &Caller,
         location: &Location,
         integration: &Arc<ScmIntegration>,
         plan: &UserPlan,
     ) -> Outcome {
+        if let Some(refused) = caller.refused(Right::Own, integration, location) {
+            return refused;
+        }
         let login = format!("scm-agent login {location}");
         // Where a personal access token would do, git asks for one; else it is told to stop.
         let nothing = |reason: &str, next: &str| match integration.pat {
@@ -371,7 +385,7 @@ impl Broker {
     /// The answer with a token, and its line in the log.
     fn credential(
         &self,
-        caller: Caller,
+        caller: &Caller,
         location: &Location,
         integration: &ScmIntegration,
         grant: &'static str,
@@ -397,7 +411,7 @@ impl Broker {
     }
 
     /// Forgets a token that a host refused, if it is the one held.
-    async fn erase(&self, request: &CredentialRequest, caller: Caller) -> Outcome {
+    async fn erase(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
         let Some(password) = &request.password else { return Outcome::Silence };
         // The user name is the one that was answered, not the one of the URL, so it says nothing of the place. Whatever the
         // place leaves open, the token itself settles.
@@ -408,8 +422,10 @@ impl Broker {
             Lookup::None => Vec::new(),
         };
         for integration in candidates {
-            let erased = self.cache.erase(&TokenKey::of(&integration), password.expose_secret())
-                | self.grants.erase(caller.uid, &integration, password.expose_secret()).await;
+            // Who may not have the app's token may not have it forgotten either.
+            let erased = self.grants.erase(caller.uid, &integration, password.expose_secret()).await
+                || caller.may(Right::Service, &integration, &location, "erase")
+                    && self.cache.erase(&TokenKey::of(&integration), password.expose_secret());
             info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
         }
         Outcome::Silence

@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::grants::{Definition, Wanted, refused};
-use super::{Broker, Caller};
+use super::{Broker, Caller, Right};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
@@ -29,8 +29,8 @@ pub enum LoginMode<'a> {
 
 impl Broker {
     /// Begins a sign-in for the caller at the host of a URL, or says why not, in about `within`.
-    pub async fn begin_login(&self, caller: Caller, url: &str, mode: LoginMode<'_>, account: Option<&str>, within: Duration) -> Login {
-        let definition = match self.who_signs_in(url).await {
+    pub async fn begin_login(&self, caller: &Caller, url: &str, mode: LoginMode<'_>, account: Option<&str>, within: Duration) -> Login {
+        let definition = match self.who_signs_in(caller, url).await {
             Ok(definition) => definition,
             Err(reason) => return Login::Refused(reason),
         };
@@ -45,22 +45,22 @@ impl Broker {
     }
 
     /// Looks how far a sign-in of the caller's is.
-    pub async fn look_at_login(&self, caller: Caller, session: &str, within: Duration) -> Progress {
+    pub async fn look_at_login(&self, caller: &Caller, session: &str, within: Duration) -> Progress {
         self.grants.look_at_login(caller.uid, session, within).await
     }
 
     /// Takes what came back from the browser of a sign-in of the caller's.
-    pub async fn finish_login(&self, caller: Caller, session: &str, query: &str, within: Duration) -> Progress {
+    pub async fn finish_login(&self, caller: &Caller, session: &str, query: &str, within: Duration) -> Progress {
         self.grants.finish_login(caller.uid, session, query, within).await
     }
 
     /// Ends a sign-in of the caller's before its time.
-    pub fn cancel_login(&self, caller: Caller, session: &str) -> Cancelled {
+    pub fn cancel_login(&self, caller: &Caller, session: &str) -> Cancelled {
         Cancelled { cancelled: self.grants.cancel_login(caller.uid, session) }
     }
 
     /// Signs the caller out at the host of a URL: of one account, or of all.
-    pub async fn log_out(&self, caller: Caller, url: &str, account: Option<&str>, within: Duration) -> LoggedOut {
+    pub async fn log_out(&self, caller: &Caller, url: &str, account: Option<&str>, within: Duration) -> LoggedOut {
         let integration = match self.integration_of(url).await {
             Ok((integration, _)) => integration,
             Err(Refused { error, next }) => return LoggedOut { removed: Vec::new(), error: Some(error), next },
@@ -71,18 +71,22 @@ impl Broker {
 
     /// The caller's grants.
     #[must_use]
-    pub fn accounts(&self, caller: Caller) -> Accounts {
+    pub fn accounts(&self, caller: &Caller) -> Accounts {
         let registry = self.sync.registry();
         Accounts { accounts: self.grants.accounts(caller.uid, |id| registry.get(id).map(Arc::clone)) }
     }
 
     /// The integration for a URL, and how users sign in there.
-    async fn who_signs_in(&self, url: &str) -> Result<Definition, Refused> {
+    async fn who_signs_in(&self, caller: &Caller, url: &str) -> Result<Definition, Refused> {
         let (integration, location) = self.integration_of(url).await?;
+        if !caller.may(Right::Own, &integration, &location, "login") {
+            let next = Some("see the rules: scm-agent config show");
+            return Err(no(format!("the access rules of this host do not let you sign in to {location}"), next));
+        }
         let plan = match self.plan(&integration) {
             Plan::User(plan) => *plan,
             Plan::Service(plan) => match plan.user {
-                Some(user) if !self.gives_service_tokens(&plan.endpoint).await => *user,
+                Some(user) if caller.has_only(Right::Own, &integration) || !self.gives_service_tokens(&plan.endpoint).await => *user,
                 _ => return Err(no(format!("{location} needs no sign-in: the agent has a token of its own there"), None)),
             },
             Plan::Pat => {

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::Io;
 use super::run::{group_id, http_setup};
+use crate::agent::access::{Access, SystemAccounts};
 use crate::api::TokenSource;
 use crate::config::{Config, Environment, Finding, TokenOrigin};
 use crate::error::Error;
@@ -80,7 +81,7 @@ enum Trial {
     NotForUs(String),
 }
 
-/// Loads the keys, the token and the certificates, and looks the group up, as the daemon does at its start.
+/// Loads the keys, the token and the certificates, and looks users and groups up, as the daemon does at its start.
 fn try_out(config: &Config) -> Vec<Trial> {
     let mut trials = Vec::new();
     match KeyRing::load(&config.key_config(true)) {
@@ -100,6 +101,9 @@ fn try_out(config: &Config) -> Vec<Trial> {
         && let Err(error) = group_id(group)
     {
         trials.push(Trial::Fails(error));
+    }
+    if let Err(error) = Access::new(config.access_rules(), SystemAccounts) {
+        trials.push(Trial::Fails(error.into()));
     }
     if let TokenOrigin::File(path) = &config.control_plane.token {
         // Who may not open it has been told so above.

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Io, log};
+use crate::agent::access::{Access, SystemAccounts};
 use crate::agent::limits::Limits;
 use crate::agent::socket::BoundSocket;
 use crate::agent::{self, Agent, Ending};
@@ -72,6 +73,7 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     let Sources { list, feed, registered_key } = sources(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
+    let access = Arc::new(Access::new(config.access_rules(), SystemAccounts)?);
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
     let socket = BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?;
     let state = state_directory(&config.agent.state_dir)?;
@@ -111,7 +113,8 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
         if let Some(watching) = watching {
             tasks.spawn(watching);
         }
-        serve(config, socket, broker, memory, tasks).await
+        tasks.spawn(look_up_names(Arc::clone(&access), signal(SignalKind::hangup())?));
+        serve(config, socket, broker, access, memory, tasks).await
     })?;
     // What still runs holds nothing that must be finished: a token that was on its way is asked for again.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -138,16 +141,28 @@ async fn watch(feed: Arc<dyn ChangeFeed>, hinter: Hinter) {
         .await;
 }
 
+/// Looks the names in the access rules up again with every SIGHUP. That may wait for a server, so it has a thread of its own.
+async fn look_up_names(access: Arc<Access>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let access = Arc::clone(&access);
+        if let Err(error) = tokio::task::spawn_blocking(move || access.look_up_again()).await {
+            warn!(error = %error, "the names in the access rules were not looked up");
+        }
+    }
+}
+
 /// Serves git until a signal says to stop; the tasks end with it.
 async fn serve(
     config: &Config,
     socket: BoundSocket,
     broker: Arc<Broker>,
+    access: Arc<Access>,
     memory: status::Memory,
     tasks: JoinSet<()>,
 ) -> Result<Ending, Error> {
     let agent = Arc::new(Agent::new(
         Arc::clone(&broker),
+        access,
         agent::Config {
             limits: Limits {
                 max_connections: config.agent.max_connections,

@@ -125,6 +125,9 @@ pub enum Cause {
     /// A path that a shell would have to read.
     #[error("begins with ~, which is not expanded; write the whole path")]
     Home,
+    /// No SCM hosts.
+    #[error("must hold hosts such as gitlab.example.com or dev.azure.com/acme, without https:// and without *")]
+    Hosts,
     /// No SCM host.
     #[error("must be a host such as gitlab.example.com, with its port and path if it has them, without https://")]
     Host,
@@ -176,6 +179,9 @@ pub enum Cause {
         /// The section.
         section: &'static str,
     },
+    /// No user or group.
+    #[error("holds a number that no user or group can have")]
+    NotAnAccount,
     /// No http or https URL without a path.
     #[error("must be an http or https URL of a proxy, such as http://proxy.example.com:3128")]
     NotAProxy,

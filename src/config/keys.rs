@@ -5,13 +5,16 @@ use std::fmt;
 use super::environment::PREFIX;
 
 /// The sections of which there can be several, each written as a table of its own.
-const LISTED: [&str; 1] = [PROVIDER];
+const LISTED: [&str; 2] = [ACCESS, PROVIDER];
+
+/// Who may have what, one table for each rule.
+pub(super) const ACCESS: &str = "access";
 
 /// Overrides, one table for each host.
 pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
-pub const KEYS: [(&str, &[&str]); 7] = [
+pub const KEYS: [(&str, &[&str]); 8] = [
     (
         "control_plane",
         &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "no_proxy", "connect_timeout", "timeout"],
@@ -34,6 +37,7 @@ pub const KEYS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("store", &["kind"]),
+    (ACCESS, &["users", "groups", "hosts", "allow"]),
     (
         PROVIDER,
         &[

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use url::Url;
 
+mod access;
 mod environment;
 mod error;
 mod keys;
@@ -20,6 +21,7 @@ mod show;
 mod stages;
 mod syntax;
 
+pub use access::{Access, AccountList, Permission};
 pub use environment::Environment;
 pub use error::{Cause, Error, Problem};
 pub use keys::KEYS;
@@ -32,6 +34,8 @@ pub const DEFAULT_FILE: &str = "/etc/scm-agent/config.toml";
 /// The effective configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `[[access]]`: who may have what of which host, in order; the first rule that matches counts.
+    pub access: Vec<Access>,
     /// `[agent]`: the daemon and its socket.
     pub agent: Agent,
     /// `[control_plane]`: where the integrations come from.

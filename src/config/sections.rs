@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::keys::PROVIDER;
+use super::access;
+use super::keys::{ACCESS, PROVIDER};
 use super::layer::{Entry, Layers, ListedTable};
 use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
@@ -42,6 +43,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let log_table = table("log");
     let mut store = reader.section("store", table("store"));
     let store = Store { kind: store.choice_or("kind", &[("file", StoreKind::File), ("memory", StoreKind::Memory)], 0) };
+    let access = access::rules(&mut reader, layers.listed.remove(ACCESS).unwrap_or_default());
     let providers = providers(&mut reader, layers.listed.remove(PROVIDER).unwrap_or_default(), &urls);
     let log = log(reader.section("log", log_table));
 
@@ -55,7 +57,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     if !reader.problems.is_empty() {
         return Err(Error::new(reader.problems));
     }
-    Ok(Config { agent, control_plane, files: layers.files, key, log, providers, scm, store, settings: reader.settings })
+    Ok(Config { access, agent, control_plane, files: layers.files, key, log, providers, scm, store, settings: reader.settings })
 }
 
 /// Whether the id is missing, as opposed to wrong, which is a problem already.

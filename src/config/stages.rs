@@ -5,11 +5,30 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::{Config, Grant, Network, OaepHash, TokenEndpointAuth};
+use super::{AccountList, Config, Grant, Network, OaepHash, Permission, TokenEndpointAuth};
+use crate::agent::access;
+use crate::broker::Rights;
 use crate::oauth::{ClientAuthentication, GrantKind, ProviderOverride};
 use crate::{http, key};
 
 impl Config {
+    /// For the daemon: who may have what.
+    #[must_use]
+    pub fn access_rules(&self) -> Vec<access::Rule> {
+        let names = |list: &AccountList| access::Names { key: list.key.clone(), names: list.names.clone() };
+        let rule = |rule: &super::Access| access::Rule {
+            users: names(&rule.users),
+            groups: names(&rule.groups),
+            hosts: rule.hosts.clone(),
+            rights: Rights {
+                app_secret: rule.allow.contains(&Permission::AppSecret),
+                own: rule.allow.contains(&Permission::Own),
+                service: rule.allow.contains(&Permission::Service),
+            },
+        };
+        self.access.iter().map(rule).collect()
+    }
+
     /// For stage 3.
     #[must_use]
     pub fn key_config(&self, allow_development_key: bool) -> key::Config {

@@ -186,8 +186,25 @@ impl HostPattern {
     /// # Errors
     /// When the two do not plainly name a place.
     pub fn parse(integration: &ScmIntegration) -> Result<Self, PatternError> {
-        let (scheme, rest) =
-            integration.host.split_once("://").map_or((None, integration.host.as_str()), |(scheme, rest)| (Some(scheme), rest));
+        let mut pattern = Self::of_host(&integration.host)?;
+        if integration.virtual_directory.contains(['%', '?', '#']) {
+            return Err(PatternError::VirtualDirectoryCharacter);
+        }
+        let directory = path::parse(integration.virtual_directory.as_bytes()).map_err(PatternError::VirtualDirectory)?;
+        if integration.scm_id == ScmId::AzureDevOpsServer && !pattern.ignores_case {
+            pattern.ignores_case = true;
+            fold(&mut pattern.prefix);
+        }
+        append_directory(&mut pattern.prefix, directory, pattern.ignores_case);
+        Ok(pattern)
+    }
+
+    /// Reads what a host with its port and leading path segments covers, written as in an integration's `host`.
+    ///
+    /// # Errors
+    /// When it does not plainly name a place.
+    pub fn of_host(host: &str) -> Result<Self, PatternError> {
+        let (scheme, rest) = host.split_once("://").map_or((None, host), |(scheme, rest)| (Some(scheme), rest));
         if rest.contains('#') {
             return Err(PatternError::Fragment);
         }
@@ -206,17 +223,19 @@ impl HostPattern {
         }
         let path = path::parse(path.as_bytes()).map_err(PatternError::Path)?;
         let (canonical, mut prefix) = canonical(&host, port.unwrap_or(own_port), path);
-
-        if integration.virtual_directory.contains(['%', '?', '#']) {
-            return Err(PatternError::VirtualDirectoryCharacter);
-        }
-        let directory = path::parse(integration.virtual_directory.as_bytes()).map_err(PatternError::VirtualDirectory)?;
-        let ignores_case = integration.scm_id == ScmId::AzureDevOpsServer || canonical == (AZURE_DEVOPS, HTTPS_PORT);
+        let ignores_case = canonical == (AZURE_DEVOPS, HTTPS_PORT);
         if ignores_case {
             fold(&mut prefix);
         }
-        append_directory(&mut prefix, directory, ignores_case);
         Ok(Self { key: (canonical.0.to_owned(), canonical.1), prefix, ignores_case })
+    }
+
+    /// Whether this covers all that another pattern covers. Case counts in paths unless one of the two ignores it.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let ignores_case = self.ignores_case || other.ignores_case;
+        let same = |(own, theirs): (&Segment, &Segment)| own == theirs || (ignores_case && own.eq_ignore_ascii_case(theirs));
+        self.key == other.key && self.prefix.len() <= other.prefix.len() && self.prefix.iter().zip(&other.prefix).all(same)
     }
 
     /// The host in lower case, without a port.

@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "the support modules are also the quickstart's")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod access;
 mod api;
 mod child;
 mod config;

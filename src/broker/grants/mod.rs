@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::fingerprint::Fingerprints;
+use super::fingerprint::TokenFingerprints;
 use super::secrets::SecretLedger;
 use crate::clock::Clock;
 use crate::integration::{ScmId, ScmIntegration};
@@ -97,7 +97,7 @@ pub(super) enum Choice {
 pub(super) struct Grants {
     cache: TokenCache<GrantKey, GrantError>,
     clock: Arc<dyn Clock>,
-    fingerprints: Arc<Fingerprints>,
+    fingerprints: Arc<TokenFingerprints>,
     /// What the store holds, without tokens.
     index: Mutex<BTreeMap<GrantKey, GrantSummary>>,
     /// Grants that are gone though the store could not forget them yet.
@@ -119,7 +119,7 @@ pub(super) struct Grants {
 /// What it takes to look after grants.
 pub(super) struct Parts {
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) fingerprints: Arc<Fingerprints>,
+    pub(super) fingerprints: Arc<TokenFingerprints>,
     pub(super) secrets: Arc<SecretLedger>,
     pub(super) store: Arc<dyn GrantStore>,
     pub(super) tokens: Arc<TokenClient>,

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use scm_agent::config::{Config, Environment, LogLevel, Source, TokenOrigin};
+use scm_agent::config::{Config, Environment, LogLevel, Permission, Source, TokenOrigin};
 
 use super::{Folder, LEAST, environment};
 
@@ -68,6 +68,20 @@ fn providers_of_all_layers_add_up_in_order() {
     let hosts: Vec<&str> = config.providers.iter().map(|provider| provider.host.as_str()).collect();
     assert_eq!(hosts, ["a.example", "b.example", "c.example", "d.example", "e.example"]);
     assert_eq!(config.providers[3].scopes, Some(vec!["read".to_owned(), "write".to_owned()]));
+}
+
+#[test]
+fn access_rules_of_all_layers_are_in_one_order() {
+    let folder = Folder::new(&format!("{LEAST}[[access]]\nusers = [\"a\"]\nallow = [\"own\"]\n"));
+    folder.write("config.d/a.toml", "[[access]]\nusers = [\"b\"]\nallow = []\n");
+    let variables = [("SCM_AGENT__ACCESS__1__USERS", "c, 7"), ("SCM_AGENT__ACCESS__1__ALLOW", "service,own")];
+    let config = folder.load(&variables).unwrap();
+    let users: Vec<String> = config.access.iter().map(|rule| rule.users.names.join(" ")).collect();
+    assert_eq!(users, ["a", "b", "c 7"]);
+    assert_eq!(config.access[2].allow, [Permission::Service, Permission::Own]);
+    assert_eq!(config.access[2].users.key, "SCM_AGENT__ACCESS__1__USERS");
+    let problems = folder.problems(&[("SCM_AGENT__ACCESS__1__USERS", "c")]);
+    assert_eq!(problems, ["SCM_AGENT__ACCESS__1__ALLOW: is required in every [[access]]"]);
 }
 
 #[test]

@@ -92,7 +92,13 @@ proptest! {
         let mut text = LEAST.to_owned();
         for ((section, name), value) in &entries {
             let folder = Folder::new(&format!("{text}{section}.{name} = {value}\n"));
-            let table = if section == "provider" { format!("[[provider]]\nhost = \"{}.example\"\n", text.len()) } else { format!("[{section}]\n") };
+            let table = match &**section {
+                // The key that every table needs, unless it is the one.
+                "access" if name == "allow" => "[[access]]\n".to_owned(),
+                "access" => "[[access]]\nallow = []\n".to_owned(),
+                "provider" => format!("[[provider]]\nhost = \"{}.example\"\n", text.len()),
+                _ => format!("[{section}]\n"),
+            };
             let longer = format!("{text}{table}{name} = {value}\n");
             folder.write("config.toml", &longer);
             if folder.load(&[]).is_ok() {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use scm_agent::config::{Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, Provider, Source, TokenEndpointAuth};
+use scm_agent::config::{
+    Access, AccountList, Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, Permission, Provider, Source, TokenEndpointAuth,
+};
+use scm_agent::integration::location::HostPattern;
 
 use super::{Folder, LEAST, RUNNER};
 
@@ -29,6 +32,7 @@ fn the_defaults_are_the_documented_ones() {
     };
     assert_eq!(config.agent, agent);
     assert_eq!((config.log.format, config.log.level), (LogFormat::Text, LogLevel::Info));
+    assert!(config.access.is_empty());
     assert!(config.providers.is_empty());
 }
 
@@ -58,6 +62,13 @@ fn every_key_becomes_its_type() {
         max_connections = 4096
         max_connections_per_user = 1
         shutdown_grace_period = "0s"
+        [[access]]
+        users = ["ci", "1000"]
+        groups = ["builders"]
+        hosts = ["GitLab.example.com:443", "dev.azure.com/acme"]
+        allow = ["app-secret", "service"]
+        [[access]]
+        allow = []
         [[provider]]
         host = "GitLab.Example.com:8443/Root/"
         kind = "gitlab"
@@ -89,6 +100,19 @@ fn every_key_becomes_its_type() {
     assert_eq!(config.agent.state_dir, folder.path("state"));
     assert_eq!((config.agent.max_connections, config.agent.max_connections_per_user), (4096, 1));
     assert_eq!(config.agent.shutdown_grace_period, Duration::ZERO);
+    let list = |name: &str, names: &[&str]| AccountList {
+        key: format!("{}: access[{name}", folder.main().display()),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let pattern = |host: &str| HostPattern::of_host(host).unwrap();
+    let first = Access {
+        allow: vec![Permission::AppSecret, Permission::Service],
+        groups: list("0].groups", &["builders"]),
+        hosts: vec![pattern("gitlab.example.com"), pattern("acme.visualstudio.com")],
+        users: list("0].users", &["ci", "1000"]),
+    };
+    let second = Access { allow: Vec::new(), groups: list("1].groups", &[]), hosts: Vec::new(), users: list("1].users", &[]) };
+    assert_eq!(config.access, [first, second]);
     let provider = Provider {
         authorize_url: Some("https://login.example/authorize".parse().unwrap()),
         bearer: Some(true),
@@ -108,7 +132,7 @@ fn every_key_becomes_its_type() {
 
 #[test]
 fn the_settings_are_exactly_the_known_keys_in_their_order() {
-    let config = Folder::new(&format!("{LEAST}[[provider]]\nhost = \"a.example\"\n")).load(&[]).unwrap();
+    let config = Folder::new(&format!("{LEAST}[[access]]\nallow = []\n[[provider]]\nhost = \"a.example\"\n")).load(&[]).unwrap();
     let settings: Vec<(&str, &str)> = config.settings().iter().map(|setting| (setting.section, setting.name)).collect();
     let known: Vec<(&str, &str)> = KEYS.iter().flat_map(|(section, names)| names.iter().map(|name| (*section, *name))).collect();
     assert_eq!(settings, known);

@@ -1,5 +1,6 @@
 //! Tests that only root can run: they become another user, or read another process's memory. `tests/run` asks for them.
 
+mod access;
 mod grants;
 mod memory;
 mod peers;

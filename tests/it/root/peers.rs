@@ -33,7 +33,7 @@ fn ask_as(program: &Path, socket: &Path, uid: u32, gid: u32, groups: &[u32]) -> 
 
 /// Copies a program with a process of its own: were it open for writing here, a child that another test starts at the same
 /// moment would hold it open too, and nobody could run it.
-fn copy_program(from: &Path, to: &Path) {
+pub(super) fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 

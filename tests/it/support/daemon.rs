@@ -103,6 +103,16 @@ impl Daemon {
         self.until(|status| status["sync"]["last_success"].is_u64()).await
     }
 
+    /// Waits until it has logged some words.
+    pub async fn until_logged(&self, words: &str) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !self.log().contains(words) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "never logged {words:?}:\n{}", self.log());
+    }
+
     /// The answer to the verb `status`.
     pub async fn status(&self) -> serde_json::Value {
         let answer = self.ask("scm-agent/1 status\n\n").await;

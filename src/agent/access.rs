@@ -1,0 +1,315 @@
+//! Who may have what: the operator's rules, matched against what the kernel says of a peer.
+//!
+//! Nobody is above the rules. Root could take what it likes from the machine anyway, so an exception for it would protect nothing
+//! and make what a rule says untrue; what root needs to see and mend things (`status`, `sync`, `trust`) asks for no token. And no
+//! rule lets anybody in: who may connect is settled before.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{info, warn};
+
+use super::peer::Peer;
+use crate::broker::{CallerRules, HostRule, Rights};
+use crate::integration::location::HostPattern;
+
+/// A rule as the operator wrote it. It matches when users, groups and hosts each do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The groups, of which one must be the peer's own or one of its supplementary ones; any where it is empty.
+    pub groups: Names,
+    /// What an integration must lie within; anything where it is empty.
+    pub hosts: Vec<HostPattern>,
+    /// What those whom it matches may have.
+    pub rights: Rights,
+    /// The users; any where it is empty.
+    pub users: Names,
+}
+
+/// Users or groups as the operator named them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The key that they were written in, as errors name it.
+    pub key: String,
+    /// Names, or numbers in decimal digits.
+    pub names: Vec<String>,
+}
+
+/// The machine's user and group database.
+pub trait Accounts: Send + Sync {
+    /// The number of a user, if there is one of that name.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    fn uid(&self, name: &str) -> io::Result<Option<u32>>;
+
+    /// The number of a group, if there is one of that name.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    fn gid(&self, name: &str) -> io::Result<Option<u32>>;
+}
+
+/// The system's own database, with everything that `nsswitch.conf` adds to it. Asking may take as long as a server does.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemAccounts;
+
+impl Accounts for SystemAccounts {
+    fn uid(&self, name: &str) -> io::Result<Option<u32>> {
+        Ok(nix::unistd::User::from_name(name)?.map(|user| user.uid.as_raw()))
+    }
+
+    fn gid(&self, name: &str) -> io::Result<Option<u32>> {
+        Ok(nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()))
+    }
+}
+
+/// Names that the machine does not know: a rule about them would silently say something else than it was written for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    unknown: Vec<Unknown>,
+}
+
+/// One line each, several below a line that counts them.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.unknown.as_slice() {
+            [unknown] => unknown.fmt(f),
+            several => {
+                write!(f, "the access rules have {} problems", several.len())?;
+                several.iter().try_for_each(|unknown| write!(f, "\n  {unknown}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One name that could not be turned into a number: the key with its place in the list, from 0, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Unknown {
+    #[error("{key}[{index}]: names a group that this machine does not have")]
+    Group { key: String, index: usize },
+    #[error("{key}[{index}]: cannot be looked up: {reason}")]
+    Lookup { key: String, index: usize, reason: io::ErrorKind },
+    #[error("{key}[{index}]: names a user that this machine does not have")]
+    User { key: String, index: usize },
+}
+
+/// The rules in force. Names are looked up once and again when somebody says that they changed.
+pub struct Access {
+    accounts: Box<dyn Accounts>,
+    rules: Vec<Rule>,
+    state: Mutex<State>,
+}
+
+struct State {
+    resolved: Arc<[Resolved]>,
+    problem: Option<String>,
+}
+
+/// A rule with numbers for names.
+#[derive(PartialEq, Eq)]
+struct Resolved {
+    gids: Vec<u32>,
+    hosts: Arc<HostRule>,
+    uids: Vec<u32>,
+}
+
+impl Resolved {
+    fn is_about(&self, peer: &Peer) -> bool {
+        let is_member = |gid: &u32| peer.gid == *gid || peer.groups.contains(gid);
+        (self.uids.is_empty() || self.uids.contains(&peer.uid)) && (self.gids.is_empty() || self.gids.iter().any(is_member))
+    }
+}
+
+impl Access {
+    /// Looks up every name in the rules; this may block.
+    ///
+    /// # Errors
+    /// [`Error`] with every name that is not known.
+    pub fn new(rules: Vec<Rule>, accounts: impl Accounts + 'static) -> Result<Self, Error> {
+        let resolved = resolve(&rules, &accounts)?;
+        Ok(Self { accounts: Box::new(accounts), rules, state: Mutex::new(State { resolved, problem: None }) })
+    }
+
+    /// Looks the names up again; this may block. All of them are known, or everything stays as it was and [`Access::problem`] says why.
+    pub fn look_up_again(&self) {
+        let found = resolve(&self.rules, &*self.accounts);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(resolved) => {
+                if resolved != state.resolved {
+                    info!(target: "audit", rules = resolved.len(), "names in the access rules have new numbers");
+                }
+                *state = State { resolved, problem: None };
+            }
+            Err(error) => {
+                warn!(reason = %error, "the numbers of before stay in the access rules");
+                // One line: the status has one for each reason.
+                let problem = error.unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                state.problem = Some(format!("access rules go by the names of before: {problem}"));
+            }
+        }
+    }
+
+    /// Why the names were not looked up anew, if they could not be.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
+    /// The rules about a peer, in their order.
+    #[must_use]
+    pub fn about(&self, peer: &Peer) -> CallerRules {
+        if self.rules.is_empty() {
+            return CallerRules::default();
+        }
+        let resolved = Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner).resolved);
+        CallerRules::listed(resolved.iter().filter(|rule| rule.is_about(peer)).map(|rule| Arc::clone(&rule.hosts)).collect())
+    }
+}
+
+fn resolve(rules: &[Rule], accounts: &dyn Accounts) -> Result<Arc<[Resolved]>, Error> {
+    let mut unknown = Vec::new();
+    let resolved = rules
+        .iter()
+        .enumerate()
+        .map(|(index, Rule { groups, hosts, rights, users })| Resolved {
+            gids: numbers(groups, |name| accounts.gid(name), |key, index| Unknown::Group { key, index }, &mut unknown),
+            hosts: Arc::new(HostRule { hosts: hosts.clone(), number: index + 1, rights: *rights }),
+            uids: numbers(users, |name| accounts.uid(name), |key, index| Unknown::User { key, index }, &mut unknown),
+        })
+        .collect();
+    if unknown.is_empty() { Ok(resolved) } else { Err(Error { unknown }) }
+}
+
+/// The numbers of what a list names. All digits are a number, even if there is a name like it.
+fn numbers(
+    list: &Names,
+    look_up: impl Fn(&str) -> io::Result<Option<u32>>,
+    missing: impl Fn(String, usize) -> Unknown,
+    unknown: &mut Vec<Unknown>,
+) -> Vec<u32> {
+    let mut numbers = Vec::with_capacity(list.names.len());
+    for (index, name) in list.names.iter().enumerate() {
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        let found = if is_number { Ok(name.parse().ok()) } else { look_up(name) };
+        match found {
+            Ok(Some(number)) => numbers.push(number),
+            Ok(None) => unknown.push(missing(list.key.clone(), index)),
+            Err(error) => unknown.push(Unknown::Lookup { key: list.key.clone(), index, reason: error.kind() }),
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// A database that changes while it is in use.
+    #[derive(Clone, Default)]
+    struct FakeAccounts(Arc<Mutex<HashMap<String, u32>>>);
+
+    impl FakeAccounts {
+        fn set(&self, entries: &[(&str, u32)]) {
+            *self.0.lock().unwrap() = entries.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+        }
+
+        fn find(&self, name: &str) -> io::Result<Option<u32>> {
+            if name == "broken" { Err(io::ErrorKind::TimedOut.into()) } else { Ok(self.0.lock().unwrap().get(name).copied()) }
+        }
+    }
+
+    impl Accounts for FakeAccounts {
+        fn uid(&self, name: &str) -> io::Result<Option<u32>> {
+            self.find(name)
+        }
+
+        fn gid(&self, name: &str) -> io::Result<Option<u32>> {
+            self.find(name).map(|found| found.map(|uid| uid + 1000))
+        }
+    }
+
+    fn rule(users: &[&str], groups: &[&str]) -> Rule {
+        let names = |key: &str, names: &[&str]| Names { key: key.to_owned(), names: names.iter().map(|name| (*name).to_owned()).collect() };
+        Rule { groups: names("access[0].groups", groups), hosts: Vec::new(), rights: Rights::NONE, users: names("access[0].users", users) }
+    }
+
+    fn accounts(entries: &[(&str, u32)]) -> FakeAccounts {
+        let accounts = FakeAccounts::default();
+        accounts.set(entries);
+        accounts
+    }
+
+    /// The number of the rule that decides about a peer.
+    fn decides(access: &Access, uid: u32, gid: u32, groups: &[u32]) -> Option<usize> {
+        let integration = crate::integration::ScmIntegration {
+            id: String::new(),
+            scm_id: "custom".into(),
+            host: "scm.example.com".to_owned(),
+            runner_id: String::new(),
+            virtual_directory: String::new(),
+            pat: false,
+            oauth: None,
+        };
+        access.about(&Peer { uid, gid, groups: groups.to_vec(), pid: None }).verdict(&integration).rule
+    }
+
+    #[test]
+    fn users_and_groups_must_both_match_and_either_may_be_left_out() {
+        let rules = vec![rule(&["ci", "1000"], &["builders"]), rule(&["1000"], &[]), rule(&[], &["77", "builders"])];
+        let access = Access::new(rules, accounts(&[("ci", 500), ("builders", 600)])).unwrap();
+        let builders = 1600;
+        assert_eq!(decides(&access, 500, builders, &[]), Some(1));
+        assert_eq!(decides(&access, 1000, 1000, &[4, builders]), Some(1));
+        assert_eq!(decides(&access, 1000, 1000, &[4]), Some(2));
+        assert_eq!(decides(&access, 2000, 77, &[]), Some(3));
+        assert_eq!(decides(&access, 2000, 1, &[builders]), Some(3));
+        assert_eq!(decides(&access, 500, 500, &[]), None);
+        // Nobody is above the rules.
+        assert_eq!(decides(&access, 0, 0, &[]), None);
+    }
+
+    #[test]
+    fn a_rule_for_anyone_is_for_anyone() {
+        let access = Access::new(vec![rule(&[], &[])], FakeAccounts::default()).unwrap();
+        assert_eq!(decides(&access, 12345, 54321, &[]), Some(1));
+    }
+
+    #[test]
+    fn every_name_that_is_not_known_is_told_with_its_key_and_none_is_printed() {
+        let rules = vec![rule(&["canary", "1000", "broken"], &["canary"])];
+        let error = Access::new(rules, FakeAccounts::default()).err().unwrap();
+        let expected = "the access rules have 3 problems\n  \
+            access[0].groups[0]: names a group that this machine does not have\n  \
+            access[0].users[0]: names a user that this machine does not have\n  \
+            access[0].users[2]: cannot be looked up: timed out";
+        assert_eq!(error.to_string(), expected);
+        let one = Access::new(vec![rule(&["canary"], &[])], FakeAccounts::default()).err().unwrap();
+        assert_eq!(one.to_string(), "access[0].users[0]: names a user that this machine does not have");
+    }
+
+    #[test]
+    fn names_count_as_they_were_looked_up_until_all_of_them_can_be_again() {
+        let database = accounts(&[("ci", 500), ("dev", 501)]);
+        let access = Access::new(vec![rule(&["ci"], &[]), rule(&["dev"], &[])], database.clone()).unwrap();
+        database.set(&[("ci", 700), ("dev", 701)]);
+        assert_eq!((decides(&access, 500, 1, &[]), decides(&access, 700, 1, &[])), (Some(1), None));
+        access.look_up_again();
+        assert_eq!((decides(&access, 500, 1, &[]), decides(&access, 700, 1, &[])), (None, Some(1)));
+        // One name is gone: no rule changes, not even the one whose name is still there.
+        database.set(&[("ci", 800)]);
+        access.look_up_again();
+        assert_eq!((decides(&access, 700, 1, &[]), decides(&access, 701, 1, &[])), (Some(1), Some(2)));
+        let problem = "access rules go by the names of before: access[0].users[0]: names a user that this machine does not have";
+        assert_eq!(access.problem().as_deref(), Some(problem));
+        database.set(&[("ci", 800), ("dev", 701)]);
+        access.look_up_again();
+        assert_eq!((decides(&access, 800, 1, &[]), access.problem()), (Some(1), None));
+    }
+}

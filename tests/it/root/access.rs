@@ -1,0 +1,141 @@
+//! `[[access]]`, tried by processes of really different users.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use tokio::process::Command;
+
+use super::peers::copy_program;
+use crate::support::daemon::{Daemon, run};
+use crate::support::scene::Scene;
+
+/// The group of the socket, which all users here are in.
+const GROUP: u32 = 65_432;
+/// Another group, for a rule.
+const BUILDERS: u32 = 65_433;
+/// Three users.
+const CI: u32 = 54_321;
+const DEV: u32 = 54_322;
+const BUILDER: u32 = 54_323;
+
+/// A host that other users can ask on.
+async fn scene() -> Scene {
+    let scene = Scene::new(crate::binaries()).await;
+    std::fs::set_permissions(scene.world.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let helper = scene.world.path("helper");
+    copy_program(&scene.world.binaries.helper, &helper);
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    scene.control_plane.set_integrations(vec![scene.integration(1, "one.example.com"), scene.integration(2, "two.example.com")]);
+    scene
+}
+
+/// The configuration of a scene with rules.
+fn config(scene: &Scene, rules: &str) -> std::path::PathBuf {
+    let config = scene.config("24h");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("[agent]\n", &format!("[agent]\nsocket_group = \"{GROUP}\"\n"));
+    std::fs::write(&config, format!("{text}\n{rules}\n")).unwrap();
+    config
+}
+
+/// What the helper prints for a user with these supplementary groups.
+async fn ask_as(scene: &Scene, daemon: &Daemon, uid: u32, groups: &[u32], operation: &str, request: &str) -> String {
+    let list = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={GROUP}")]);
+    command.arg(if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={list}") });
+    command.arg(scene.world.path("helper")).arg("--socket").arg(daemon.socket()).arg(operation).current_dir("/");
+    let output = run(command, request).await;
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+async fn get_as(scene: &Scene, daemon: &Daemon, uid: u32, groups: &[u32], host: &str) -> Option<String> {
+    let printed = ask_as(scene, daemon, uid, groups, "get", &format!("protocol=https\nhost={host}\n\n")).await;
+    let password = printed.lines().find_map(|line| line.strip_prefix("password=")).map(str::to_owned);
+    assert!(password.is_some() || printed.contains("the access rules of this host do not give you a token"), "{printed}");
+    password
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn each_user_gets_what_the_rules_give_it_and_cannot_take_from_others() {
+    let scene = scene().await;
+    let rules = format!(
+        "[[access]]\nusers = [\"{CI}\"]\nhosts = [\"one.example.com\"]\nallow = [\"service\"]\n\
+         [[access]]\ngroups = [\"{BUILDERS}\"]\nallow = [\"service\"]\n"
+    );
+    let daemon = scene.world.start(&config(&scene, &rules)).await;
+    daemon.until_synced().await;
+
+    // The refused come first, so that whatever they caused would be seen.
+    assert_eq!(get_as(&scene, &daemon, DEV, &[], "one.example.com").await, None);
+    assert_eq!(get_as(&scene, &daemon, CI, &[], "two.example.com").await, None);
+    assert_eq!(get_as(&scene, &daemon, 0, &[], "one.example.com").await, None);
+    assert_eq!(scene.issuer.token_requests(), 0);
+    let token = get_as(&scene, &daemon, CI, &[], "one.example.com").await.unwrap();
+    assert_eq!(get_as(&scene, &daemon, BUILDER, &[BUILDERS], "one.example.com").await.as_ref(), Some(&token));
+    assert!(get_as(&scene, &daemon, BUILDER, &[BUILDERS, 7], "two.example.com").await.is_some());
+
+    // Even who knows the token cannot have it dropped without a right to it; who has the right can.
+    let requests = scene.issuer.token_requests();
+    let erase = format!("protocol=https\nhost=one.example.com\nusername=x\npassword={token}\n\n");
+    ask_as(&scene, &daemon, DEV, &[], "erase", &erase).await;
+    assert_eq!(get_as(&scene, &daemon, CI, &[], "one.example.com").await.as_ref(), Some(&token));
+    assert_eq!(scene.issuer.token_requests(), requests);
+    ask_as(&scene, &daemon, CI, &[], "erase", &erase).await;
+    assert_ne!(get_as(&scene, &daemon, CI, &[], "one.example.com").await.unwrap(), token);
+
+    let log = daemon.final_log().await;
+    let refusals: Vec<&str> = log.lines().filter(|line| line.contains("refused: access rules")).collect();
+    assert_eq!(refusals.len(), 4, "{log}");
+    for (refusal, (uid, operation)) in refusals.iter().zip([(DEV, "get"), (CI, "get"), (0, "get"), (DEV, "erase")]) {
+        assert!(refusal.contains(&format!(" uid={uid} ")) && refusal.contains(&format!("operation=\"{operation}\"")), "{refusal}");
+    }
+    assert!(!log.contains(&token), "a token is in the log");
+}
+
+/// A user database with one user of ours.
+fn write_passwd(path: &Path, uid: u32, name: &str) {
+    std::fs::write(path, format!("root:x:0:0::/root:/bin/sh\n{name}:x:{uid}:{GROUP}::/:/bin/sh\n")).unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_name_with_another_number_counts_from_the_next_sighup_on() {
+    let scene = scene().await;
+    let config = config(&scene, "[[access]]\nusers = [\"ci\"]\nallow = [\"service\"]\n");
+    let passwd = scene.world.path("passwd");
+    write_passwd(&passwd, CI, "ci");
+    // A user database that only this daemon sees.
+    let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(&passwd).arg(&scene.world.binaries.agent);
+    command.current_dir(scene.world.directory()).stdin(Stdio::null());
+    let daemon = Daemon::start(command, &config, &scene.world.socket()).await;
+    daemon.until_synced().await;
+    let may = async |uid: u32| get_as(&scene, &daemon, uid, &[], "one.example.com").await.is_some();
+
+    assert!(may(CI).await && !may(DEV).await);
+    write_passwd(&passwd, DEV, "ci");
+    assert!(may(CI).await && !may(DEV).await, "names are looked up when somebody says so");
+    daemon.signal(Signal::HUP);
+    daemon.until_logged("names in the access rules have new numbers").await;
+    assert!(!may(CI).await && may(DEV).await);
+
+    // Gone altogether: the rules stay as they are, and the status says it.
+    write_passwd(&passwd, DEV, "other");
+    daemon.signal(Signal::HUP);
+    let status = daemon.until(|status| status["degraded"].to_string().contains("access rules")).await;
+    let expected = format!(
+        "access rules go by the names of before: {}: access[0].users[0]: names a user that this machine does not have",
+        config.display()
+    );
+    assert_eq!(status["degraded"], serde_json::json!([expected]));
+    assert!(!may(CI).await && may(DEV).await);
+    write_passwd(&passwd, CI, "ci");
+    daemon.signal(Signal::HUP);
+    daemon.until(|status| status["degraded"] == serde_json::json!([])).await;
+    assert!(may(CI).await && !may(DEV).await);
+}
