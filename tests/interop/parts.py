@@ -8,10 +8,12 @@ import socket
 import uuid
 
 from git_host import post_form
-from harness import Part
+from harness import Part, expect
 
 HERE = pathlib.Path(__file__).parent
 RESOURCE_SERVER = "git-host"
+# Of the apps that users sign in to; an authorization server lets the port be any (RFC 8252 section 7.3).
+REDIRECT_URIS = ["http://127.0.0.1/callback", "http://127.0.0.1/", "http://127.0.0.1"]
 
 
 def new_secret():
@@ -22,16 +24,20 @@ def new_secret():
 class Issuer(Part):
     """oidc-provider with one OAuth app per given client id, and the git host as the one who may introspect.
 
-    `apps` are client ids, or client ids with their secrets where another issuer has the same.
+    `apps` are client ids, or client ids with their secrets where another issuer has the same. Users sign in to `user_apps`, on
+    the issuer's own pages.
     """
 
-    def __init__(self, world, apps=("app",), token_lifetime=600, public_url=None):
+    def __init__(self, world, apps=("app",), token_lifetime=600, public_url=None, user_apps=()):
         self.apps = dict(apps) if isinstance(apps, dict) else {app: new_secret() for app in apps}
+        self.apps |= {app: new_secret() for app in user_apps}
         self.resource_server = (RESOURCE_SERVER, secrets.token_hex(16))
         world.secrets.update(self.apps.values())
-        clients = [{"client_id": app, "client_secret": secret, "grant": True} for app, secret in self.apps.items()]
-        clients.append({"client_id": self.resource_server[0], "client_secret": self.resource_server[1], "grant": False})
+        rows = [(app, secret, "user" if app in user_apps else "service") for app, secret in self.apps.items()]
+        rows.append((*self.resource_server, "none"))
+        clients = [{"client_id": app, "client_secret": secret, "grant": grant} for app, secret, grant in rows]
         settings = {"clients": clients, "resource_server": RESOURCE_SERVER, "token_lifetime": token_lifetime}
+        settings["redirect_uris"] = REDIRECT_URIS
         if public_url is not None:
             settings["public_url"] = public_url
         super().__init__("issuer", [world.node, HERE / "issuer" / "issuer.mjs", world.parts_dir / "issuer"], settings, world)
@@ -66,6 +72,38 @@ class Issuer(Part):
 
     def token_requests(self):
         return self.stats()["token"]
+
+    def people(self):
+        """What it saw of users' grants."""
+        return self.ask({"do": "people"})
+
+    def lifetime(self, seconds):
+        """How long tokens live that are issued from now on."""
+        self.ask({"do": "lifetime", "seconds": seconds})
+
+    def device(self, interval=1, lifetime=600):
+        """How often a device may ask, and for how long, from the next login on."""
+        self.ask({"do": "device", "interval": interval, "lifetime": lifetime})
+
+    def delay(self, before=0.0, after=0.0):
+        """How many seconds token requests wait to be looked at, and their answers to be sent."""
+        self.ask({"do": "delay", "before": before * 1000, "after": after * 1000})
+
+    def expire(self, user_code):
+        expect(self.ask({"do": "expire", "user_code": user_code})["expired"], "the issuer has no such user code")
+
+    def kill(self, user):
+        """Ends all grants of a user, as that user may on any host's settings page."""
+        expect(self.ask({"do": "kill", "user": user})["killed"], f"{user} has no grant")
+
+    def tokens_of(self, user):
+        """All access and refresh tokens that a user's grants ever had."""
+        grants = self.ask({"do": "grants", "user": user})["grants"]
+        return {token for grant in grants for token in grant["access"] + grant["refresh"]}
+
+    def introspect(self, token):
+        """RFC 7662: what the issuer says of a token."""
+        return json.loads(post_form(f"{self.url}/token/introspection", self.resource_server, {"token": token}))
 
     def stop(self):
         try:

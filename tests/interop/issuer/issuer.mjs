@@ -1,16 +1,35 @@
-// The OAuth issuer of the interop tests: `oidc-provider` with the client credentials grant, introspection and revocation.
+// The OAuth issuer of the interop tests: `oidc-provider` with the client credentials, device and code grants, rotating refresh
+// tokens, introspection and revocation.
 //
 // Started as `node issuer.mjs MODULES`, where MODULES is the folder that `npm ci` ran in. The first line on standard input is
-// JSON: {"clients": [{"client_id", "client_secret", "grant": bool}], "resource_server": client id that may introspect,
-// "token_lifetime": seconds, "public_url": where a proxy in front has it, if there is one}; secrets come this way so that they are in no argument list. It answers {"url": ...}. After that, one JSON line in gives one JSON line out:
+// JSON: {"clients": [{"client_id", "client_secret", "grant": "service", "user" or "none"}], "resource_server": client id that may
+// introspect, "redirect_uris": those of apps that users sign in to, "token_lifetime": seconds, "public_url": where a proxy in front
+// has it, if there is one}; secrets come this way so that they are in no argument list. It answers {"url": ...}. After that, one
+// JSON line in gives one JSON line out:
 //
 //   {"do": "stats"}                    → {"token": n, "issued": n, "introspection": n, "discovery": n, "by_client": {id: n},
-//                                         "connections": n, "bytes": n}: the last two count whatever arrived, HTTP or not
+//                                         "connections": n, "bytes": n}: the last two count whatever arrived, HTTP or not;
+//                                         `issued` and `by_client` count tokens of the client credentials grant
 //   {"do": "secret", "client": id, "secret": s}  → the app's secret from now on; the old one is refused
 //   {"do": "metadata", "serve": [..]}  → which of "oidc" and "rfc8414" answer from now on
 //   {"do": "fail", "times": n, "status": s}  → the next n token requests get that status and no token
 //   {"do": "lifetime", "seconds": n}   → how long new tokens live
-//   {"do": "tokens"}                   → {"tokens": [..]}, every token issued so far, for those who look for leaks
+//   {"do": "tokens"}                   → {"tokens": [..]}: every token, code and verifier so far, for those who look for leaks
+//
+// For people, who sign in on the issuer's own pages:
+//
+//   {"do": "people"}                   → {"started": n, "polls": n, "too_fast": n: of the device grant,
+//                                         "refreshes": n, "rotations": n, "replays": n: used again after it was used up,
+//                                         "refused": n: refresh tokens refused for another reason,
+//                                         "abandoned": n: token requests whose client went away before they were looked at,
+//                                         "in_flight": n}
+//   {"do": "device", "interval": s, "lifetime": s}  → of device codes from now on
+//   {"do": "slow_down", "times": n}    → the next n polls that would be told to wait are told to slow down
+//   {"do": "expire", "user_code": c}   → {"expired": bool}: that device code is too old from now on
+//   {"do": "delay", "before": ms, "after": ms}  → how long token requests wait to be looked at, and their answers to be sent
+//   {"do": "kill", "user": name}       → {"killed": n}: all grants of that user are gone
+//   {"do": "grants", "user": name}     → {"grants": [{"access": [..], "refresh": [..]}]}: what was issued for each
+//   {"do": "kinds"}                    → {"access": [..], "refresh": [..], "device_code": [..], "code": [..], "code_verifier": [..]}
 //
 // It ends when standard input does, so that nothing is left behind when the driver dies.
 
@@ -19,6 +38,8 @@ import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
+
+import { Users, userApp } from './users.mjs';
 
 const DISCOVERY = new Map([
   ['/.well-known/openid-configuration', 'oidc'],
@@ -34,28 +55,34 @@ const { Provider } = await import(pathToFileURL(require.resolve('oidc-provider')
 const stats = { token: 0, issued: 0, introspection: 0, discovery: 0, by_client: {} };
 const tokens = [];
 const sockets = [];
+const users = new Users(tokens);
 const state = { served: new Set(DISCOVERY.values()), failures: 0, failureStatus: 503, lifetime: 600 };
 
 const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
 
+function app(settings, { client_id, client_secret, grant }) {
+  const kinds = {
+    none: { grant_types: [], redirect_uris: [], response_types: [] },
+    service: { grant_types: ['client_credentials'], redirect_uris: [], response_types: [] },
+    user: userApp(settings.redirect_uris ?? []),
+  };
+  return { client_id, client_secret, token_endpoint_auth_method: 'client_secret_basic', ...kinds[grant] };
+}
+
 function provider(issuer, settings) {
+  const lifetime = () => state.lifetime;
+  const people = users.configuration(lifetime);
   const instance = new Provider(issuer, {
-    clients: settings.clients.map(({ client_id, client_secret, grant }) => ({
-      client_id,
-      client_secret,
-      grant_types: grant ? ['client_credentials'] : [],
-      redirect_uris: [],
-      response_types: [],
-      token_endpoint_auth_method: 'client_secret_basic',
-    })),
-    scopes: ['openid', 'repository', 'repository:write'],
+    ...people,
+    clients: settings.clients.map((client) => app(settings, client)),
+    scopes: ['openid', 'offline_access', 'repository', 'repository:write'],
     features: {
+      ...people.features,
       clientCredentials: { enabled: true },
-      devInteractions: { enabled: false },
       introspection: { enabled: true, allowedPolicy: (ctx, client) => client.clientId === settings.resource_server },
       revocation: { enabled: true, allowedPolicy: (ctx, client, token) => client.clientId === token.clientId },
     },
-    ttl: { ClientCredentials: () => state.lifetime },
+    ttl: { ...people.ttl, ClientCredentials: lifetime },
   });
   // In front of a public URL is a proxy that says in its headers what was asked for.
   instance.proxy = Boolean(settings.public_url);
@@ -64,6 +91,7 @@ function provider(issuer, settings) {
     tokens.push(token.jti);
     stats.by_client[token.clientId] = (stats.by_client[token.clientId] ?? 0) + 1;
   });
+  users.watch(instance);
   return instance;
 }
 
@@ -94,6 +122,7 @@ function handle(answer) {
 }
 
 const COMMANDS = {
+  ...users.commands(),
   stats: () => ({ ...stats, connections: sockets.length, bytes: sockets.reduce((sum, socket) => sum + socket.bytesRead, 0) }),
   secret: async ({ client, secret }) => {
     (await instance.Client.find(client)).clientSecret = secret;

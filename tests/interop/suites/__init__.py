@@ -8,10 +8,11 @@ from suites.leaks import Leaks
 from suites.many import Many
 from suites.outages import Outages
 from suites.parts import Parts
+from suites.people import People
 from suites.proxy import Proxy
 from suites.restart import Restart
 from suites.trust import Trust, TrustMembers
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Fake, Keys, Flow, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers, Leaks]
+ALL = [Parts, People, Fake, Keys, Flow, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers, Leaks]
