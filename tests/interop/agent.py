@@ -5,6 +5,7 @@ import contextlib
 import json
 import pathlib
 import signal
+import subprocess
 import time
 import urllib.parse
 
@@ -158,12 +159,79 @@ class Agent(Process):
         expect(done.returncode == 0 or (done.returncode == 1 and said and not lines), f"it ended with {done.returncode}: {said.strip()}")
         return dict(line.split("=", 1) for line in lines), said
 
+    def crowd(self, count, given):
+        """So many `git credential fill` at once: what each printed, and what it said on standard error."""
+        helper = f"credential.helper={self.world.helper} --socket {self.socket}"
+        argv = ["git", "-c", "credential.helper=", "-c", helper, "credential", "fill"]
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.world.environment()}
+        crowd = []
+        try:
+            crowd += [subprocess.Popen(argv, **options) for _ in range(count)]
+            for one in crowd:
+                one.stdin.write(given)
+                one.stdin.flush()
+            answers = [one.communicate(timeout=60) for one in crowd]
+        finally:
+            for one in crowd:
+                one.kill()
+                one.wait()
+        said = [(out.decode(), text.decode(errors="replace").strip()) for out, text in answers]
+        self.seen += [text for _, text in said]
+        return said
+
+    def login(self, url, *arguments, program=None, **identity):
+        """`scm-agent login`, which waits while a person decides; with another user's identity if one is given."""
+        argv = [program or self.world.bin_dir / "scm-agent", "login", url, *arguments, "--json", "--config", self.config]
+        return LoginCommand(self, argv, **identity)
+
     def password(self, host, protocol="https"):
         """The token that the helper hands out for a host."""
         answer, said = self.ask(protocol=protocol, host=host)
         if "password" not in answer:
             raise Failed(f"no password for {host}: {said.strip()}")
         return answer["password"]
+
+
+class LoginCommand(Process):
+    """A running `scm-agent login --json`: `begun` is its first line, what a person has to go by."""
+
+    def __init__(self, agent, argv, **identity):
+        self.agent = agent
+        self.lines = []
+        super().__init__("login", argv, agent.world, stdout=subprocess.PIPE, text=True, cwd="/", **identity)
+        try:
+            self.begun = self.line()
+            expect("session" in self.begun, f"no login begins: {self.begun.get('error')}, {self.begun.get('next')}")
+        except BaseException:
+            self.stop()
+            raise
+
+    def line(self):
+        """The next line of its output, as JSON."""
+        line = self.child.stdout.readline()
+        self.lines.append(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise Failed(f"login said no more: {self.tail()}") from None
+
+    def result(self, seconds=30):
+        """How it ended; the exit status has to agree."""
+        result = self.line()
+        try:
+            status = self.child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failed("login goes on after its result") from None
+        expect(self.child.stdout.read() == "", "login says more than its result")
+        self.stop()
+        expect((status == 0) == (result["state"] == "done"), f"login ended with {status} though it is {result['state']}")
+        return result
+
+    def stop(self):
+        status = super().stop()
+        # For the leak search.
+        self.agent.seen += [*self.lines, self.log.read_text(errors="replace")]
+        return status
 
 
 def brief(status):

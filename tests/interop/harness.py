@@ -91,11 +91,11 @@ class Report:
     def skip(self, name, reason):
         print(f"skip {name}: {reason}", flush=True)
 
-    def case(self, name, run, quiet=False):
-        """Runs one case; says whether it held. A quiet one is no test by itself: only its failure is reported."""
+    def case(self, name, run, quiet=False, seconds=CASE_SECONDS):
+        """Runs one case, for so long at most; says whether it held. A quiet one is no test by itself: only its failure is reported."""
         begun = time.monotonic()
         try:
-            with deadline(CASE_SECONDS):
+            with deadline(seconds):
                 run()
         except Exception as error:  # whatever a case raises is its failure, and the next case still runs
             self.not_ok(name, error if isinstance(error, Failed) else f"{type(error).__name__}: {error}")
@@ -109,6 +109,8 @@ class Suite:
     """Cases that share parts. Methods named `case_*` run in the order they are written in."""
 
     needs = frozenset()
+    # Of each case.
+    seconds = CASE_SECONDS
 
     def __init__(self, world):
         self.world = world
@@ -132,7 +134,7 @@ class Suite:
         try:
             if report.case(f"{title}: its parts start", self.setup, quiet=True):
                 for name, method in chosen:
-                    report.case(name, getattr(self, method))
+                    report.case(name, getattr(self, method), seconds=self.seconds)
             else:
                 for name, _ in chosen:
                     report.not_ok(name, "its parts did not start")
@@ -244,12 +246,19 @@ class World:
             ("tinyproxy", self.which("tinyproxy"), "no tinyproxy (Debian package tinyproxy-bin)"),
             ("own network", self.own_network(), "not root with `ip` and `unshare`, or namespaces are not allowed here"),
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),
+            ("login", self.has_command("login"), "this scm-agent has no `login`"),
             ("root", os.geteuid() == 0, "not run as root"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
             if not there:
                 missing[name] = reason
         return missing
+
+    def has_command(self, name):
+        """Whether the scm-agent that is tested has this command."""
+        program = self.bin_dir / "scm-agent"
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": 30, "check": False}
+        return program.exists() and subprocess.run([program, name, "--help"], env=self.environment(), **options).returncode == 0
 
     @staticmethod
     def which(name):

@@ -96,10 +96,10 @@ class Issuer(Part):
         """Ends all grants of a user, as that user may on any host's settings page."""
         expect(self.ask({"do": "kill", "user": user})["killed"], f"{user} has no grant")
 
-    def tokens_of(self, user):
-        """All access and refresh tokens that a user's grants ever had."""
+    def grants_of(self, user):
+        """The access and refresh tokens that each grant of a user's ever had, oldest grant first."""
         grants = self.ask({"do": "grants", "user": user})["grants"]
-        return {token for grant in grants for token in grant["access"] + grant["refresh"]}
+        return [set(grant["access"] + grant["refresh"]) for grant in grants]
 
     def introspect(self, token):
         """RFC 7662: what the issuer says of a token."""

@@ -27,6 +27,7 @@
 //   {"do": "slow_down", "times": n}    → the next n polls that would be told to wait are told to slow down
 //   {"do": "expire", "user_code": c}   → {"expired": bool}: that device code is too old from now on
 //   {"do": "delay", "before": ms, "after": ms}  → how long token requests wait to be looked at, and their answers to be sent
+//   {"do": "rotation", "destructive": bool}  → whether a refresh ends the access tokens of before, too
 //   {"do": "kill", "user": name}       → {"killed": n}: all grants of that user are gone
 //   {"do": "grants", "user": name}     → {"grants": [{"access": [..], "refresh": [..]}]}: what was issued for each
 //   {"do": "kinds"}                    → {"access": [..], "refresh": [..], "device_code": [..], "code": [..], "code_verifier": [..]}

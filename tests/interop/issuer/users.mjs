@@ -21,7 +21,7 @@ export const userApp = (redirectUris) => ({
 export class Users {
   constructor(tokens) {
     this.tokens = tokens;
-    this.state = { interval: 1, deviceLifetime: 600, slowDowns: 0, before: 0, after: 0 };
+    this.state = { interval: 1, deviceLifetime: 600, slowDowns: 0, before: 0, after: 0, destructive: false };
     this.seen = { started: 0, polls: 0, too_fast: 0, refreshes: 0, rotations: 0, replays: 0, refused: 0, abandoned: 0, in_flight: 0 };
     this.kinds = { access: [], refresh: [], device_code: [], code: [], code_verifier: [] };
     this.grants = new Map();
@@ -57,7 +57,7 @@ export class Users {
     provider.on('refresh_token.saved', saved('refresh'));
     provider.on('device_code.saved', saved('device_code'));
     provider.on('authorization_code.saved', saved('code'));
-    provider.on('refresh_token.consumed', () => { this.seen.rotations += 1; });
+    provider.on('refresh_token.consumed', (token) => this.rotated(token));
     provider.on('device_authorization.success', (ctx, body) => {
       this.seen.started += 1;
       body.interval = this.state.interval;
@@ -88,6 +88,12 @@ export class Users {
     grant[kind]?.add(token.jti);
     grants.set(token.grantId, grant);
     this.grants.set(token.accountId, grants);
+  }
+
+  rotated({ accountId, grantId }) {
+    this.seen.rotations += 1;
+    if (!this.state.destructive) return;
+    for (const token of this.grants.get(accountId).get(grantId).access) this.provider.AccessToken.adapter.destroy(token);
   }
 
   // Around each request: a host that takes its time, and one that is particular about how often it is asked.
@@ -138,6 +144,10 @@ export class Users {
       },
       delay: ({ before, after }) => {
         Object.assign(this.state, { before, after });
+        return {};
+      },
+      rotation: ({ destructive }) => {
+        this.state.destructive = destructive;
         return {};
       },
       expire: async ({ user_code }) => {

@@ -5,14 +5,16 @@ from suites.fake import Fake
 from suites.flow import Flow
 from suites.keys import Keys
 from suites.leaks import Leaks
+from suites.login import Login, LoginKills, LoginUsers
 from suites.many import Many
 from suites.outages import Outages
 from suites.parts import Parts
-from suites.people import People
 from suites.proxy import Proxy
 from suites.restart import Restart
 from suites.trust import Trust, TrustMembers
+from suites.users import Users
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, People, Fake, Keys, Flow, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers, Leaks]
+ALL = [Parts, Users, Fake, Keys, Flow, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
+       Login, LoginUsers, LoginKills, Leaks]

@@ -1,7 +1,5 @@
 """100 `git credential fill` at once on a cold cache make one token request."""
 
-import subprocess
-
 from agent import Agent, Key
 from harness import Suite, expect
 from parts import ControlPlane, Issuer
@@ -24,22 +22,9 @@ class Crowd(Suite):
 
     def case_one_hundred_fills_make_one_token_request(self):
         expect(self.issuer.token_requests() == 0, "the cache is not cold")
-        helper = f"credential.helper={self.world.helper} --socket {self.agent.socket}"
-        argv = ["git", "-c", "credential.helper=", "-c", helper, "credential", "fill"]
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.world.environment()}
-        crowd = []
-        try:
-            crowd += [subprocess.Popen(argv, **options) for _ in range(CROWD)]
-            for one in crowd:
-                one.stdin.write(b"protocol=https\nhost=crowd.example.test\n\n")
-                one.stdin.flush()
-            answers = [one.communicate(timeout=60) for one in crowd]
-        finally:
-            for one in crowd:
-                one.kill()
-                one.wait()
-        passwords = [line for out, _ in answers for line in out.decode().splitlines() if line.startswith("password=")]
-        silent = [said.decode().strip() for out, said in answers if b"password=" not in out]
+        answers = self.agent.crowd(CROWD, b"protocol=https\nhost=crowd.example.test\n\n")
+        passwords = [line for out, _ in answers for line in out.splitlines() if line.startswith("password=")]
+        silent = [said for out, said in answers if "password=" not in out]
         expect(not silent, f"{len(silent)} of {CROWD} got no password; one said: {silent[:1]}")
         expect(len(set(passwords)) == 1, f"{len(set(passwords))} different passwords")
         expect(self.issuer.token_requests() == 1, f"{self.issuer.token_requests()} token requests")

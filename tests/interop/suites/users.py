@@ -15,7 +15,7 @@ from git_host import post_form
 from harness import Suite, expect, wait_until
 from parts import Issuer
 
-APP = "people"
+APP = "users-app"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 SCOPE = "openid repository repository:write"
 
@@ -50,7 +50,7 @@ class Callback:
         self.server.server_close()
 
 
-class People(Suite):
+class Users(Suite):
     needs = frozenset({"issuer"})
 
     def setup(self):
@@ -95,7 +95,7 @@ class People(Suite):
         about = self.issuer.introspect(tokens["access_token"])
         expect(about["active"] and about["sub"] == "alice" and about["client_id"] == APP, f"introspection says {sorted(about)}")
         expect(set(tokens["scope"].split()) == set(SCOPE.split()), f"the scope is {tokens['scope']}")
-        expect(tokens["access_token"] in self.issuer.tokens_of("alice"), "it is not in the record of what was issued")
+        expect(tokens["access_token"] in self.issuer.grants_of("alice")[-1], "it is not in the record of what was issued")
 
     def case_a_denied_device_gets_nothing(self):
         begun = self.begin()
@@ -161,6 +161,16 @@ class People(Suite):
         expect(not self.is_live(third["access_token"]), "the grant outlives a replay")
         self.error_of(self.refresh(third["refresh_token"]), "invalid_grant")
         expect(self.issuer.people()["refused"] == before["refused"] + 1, "what was refused is not counted")
+
+    def case_a_refresh_may_end_the_access_tokens_of_before(self):
+        first = self.sign_in("hanna")
+        second = self.refresh(first["refresh_token"])
+        expect(self.is_live(first["access_token"]), "the first access token is dead")
+        self.issuer.ask({"do": "rotation", "destructive": True})
+        third = self.refresh(second["refresh_token"])
+        self.issuer.ask({"do": "rotation", "destructive": False})
+        live = [self.is_live(tokens["access_token"]) for tokens in (first, second, third)]
+        expect(live == [False, False, True], f"which are live: {live}")
 
     def case_revoking_a_refresh_token_ends_the_grant(self):
         tokens = self.sign_in("dora")

@@ -1,0 +1,484 @@
+"""Users sign in once, and git works from then on: device and code grants, refresh, logout, other users, crashes."""
+
+import concurrent.futures
+import contextlib
+import grp
+import json
+import os
+import pwd
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.parse
+
+from agent import Agent, Key, forms
+from browser import Browser
+from git_host import GitHost
+from harness import Failed, Suite, expect, wait_until
+from parts import ControlPlane, Issuer
+
+APP = "users-app"
+SCOPES = ["openid", "repository", "repository:write"]
+LONG = 600
+SHORT = 3
+# Of a token that lives for SHORT seconds, with what the issuer rounds away.
+UNTIL_EXPIRED = SHORT + 1
+CROWD = 100
+KILLS = 20
+KILLS_LIFETIME = 2
+SHARP_KILLS = 5
+
+PROVIDER = """
+[[provider]]
+host = "{host}"
+grant = "user"
+scopes = {scopes}
+"""
+
+
+class LoginSuite(Suite):
+    """What the suites below share: one host where users sign in, and nobody has yet."""
+
+    needs = frozenset({"venv", "issuer", "nginx", "fcgiwrap", "openssl", "binaries", "login"})
+
+    def setup(self):
+        world, enter = self.world, self.stack.enter_context
+        self.key = Key(world, "login")
+        self.issuer = enter(Issuer(world, apps=[], user_apps=[APP]))
+        self.git_host = enter(GitHost(world, self.issuer.url, self.issuer.resource_server))
+        self.host = self.git_host.host
+        self.url = self.git_host.new_repository("login.git")
+        self.plane = enter(ControlPlane(world, self.key.registered))
+        self.row = self.plane.integration(self.host, APP, self.key.seal(self.issuer.apps[APP]), self.issuer.url)
+        self.plane.start(self.row)
+        self.agent = self.start(world.dir("agent"))
+        self.agent.wait_secrets(self.row["id"])
+
+    def start(self, directory):
+        more = PROVIDER.format(host=self.host, scopes=json.dumps(SCOPES))
+        return self.stack.enter_context(Agent(self.world, self.plane, self.key, more=more, directory=directory))
+
+    def restart(self):
+        """A daemon that takes over what the last one left, and answers."""
+        self.agent = self.start(self.agent.dir)
+        self.agent.wait_secrets(self.row["id"])
+
+    def crash(self):
+        """kill -9."""
+        self.agent.snapshot()
+        os.kill(self.agent.pid, signal.SIGKILL)
+        self.agent.child.wait()
+
+    def sign_in(self, user, yes=True, by="device", **options):
+        """Signs a user in, or has the user say no; returns how the login ended."""
+        with self.agent.login(f"http://{self.host}", f"--{by}", "--account", user, **options) as login:
+            Browser(user).decide(self.page_of(login), yes)
+            return login.result()
+
+    def page_of(self, login):
+        """Where a login sends the person."""
+        return login.begun.get("authorize_url") or login.begun["verification_uri_complete"]
+
+    def signed_in(self, user, **options):
+        result = self.sign_in(user, **options)
+        expect(result["state"] == "done", f"{user} is not signed in: {result}")
+        expect(result["account"] == user, f"the account is called {result['account']}")
+        return result
+
+    def ask(self, user=None):
+        """The helper's answer for the host, and what it said."""
+        attributes = {"username": user} if user else {}
+        return self.agent.ask(protocol="http", host=self.host, **attributes)
+
+    def token(self, user=None):
+        answer, said = self.ask(user)
+        expect("password" in answer, f"no password: {said.strip()}")
+        return answer["password"]
+
+    def owner(self, token):
+        """Whose live token this is."""
+        about = self.issuer.introspect(token)
+        return about["sub"] if about["active"] else None
+
+    def expect_told_to_log_in(self, answer, said):
+        expect("password" not in answer, "a password is given out")
+        lines = said.strip().splitlines()
+        expect(len(lines) == 1 and "scm-agent login" in said, f"it should say one line that names `scm-agent login`: {said!r}")
+
+    def accounts(self):
+        done = self.agent.command("accounts", "--json")
+        expect(done.returncode == 0, f"accounts ended with {done.returncode}: {done.stderr.decode()}")
+        return {one["account"]: one for one in json.loads(done.stdout)["accounts"]}
+
+    @contextlib.contextmanager
+    def counted(self, **expected):
+        """Fails unless the issuer's counters grow by just that much in the block, and no refresh token is used twice."""
+        before = self.issuer.people()
+        yield
+        after = self.issuer.people()
+        grown = {name: after[name] - before[name] for name in {**expected, "replays": 0}}
+        expect(grown == {"replays": 0, **expected}, f"the issuer counted {grown}")
+
+
+class Login(LoginSuite):
+    def case_before_a_login_the_helper_names_it(self):
+        self.expect_told_to_log_in(*self.ask())
+        done = self.agent.git("ls-remote", self.url, check=False)
+        expect(done.returncode != 0 and b"scm-agent login" in done.stderr, f"git says {done.stderr.decode()}")
+        expect(self.accounts() == {}, "there are accounts")
+        row = self.agent.status()["integrations"][0]
+        expect(row["grant"] == "user", f"status says {row['grant']}")
+
+    def case_a_device_login_ends_when_the_user_agrees(self):
+        with self.agent.login(f"http://{self.host}", "--device", "--account", "alice") as login:
+            begun = login.begun
+            expect(begun["mode"] == "device" and begun["host"] == self.host, f"it begins with {sorted(begun)}")
+            expect(begun["verification_uri"] == f"{self.issuer.url}/device", "another page than the issuer's")
+            expect(begun["interval_seconds"] == 1 and 590 <= begun["expires_in_seconds"] <= 600, "other times than the issuer's")
+            time.sleep(2)
+            expect(login.child.poll() is None, "it ended before the user decided")
+            Browser("alice").decide(begun["verification_uri"], user_code=begun["user_code"])
+            result = login.result()
+        expect((result["state"], result["account"], result["host"]) == ("done", "alice", self.host), f"it ends with {result}")
+        one = self.accounts()["alice"]
+        expect((one["host"], one["integration_id"], one["state"]) == (self.host, self.row["id"], "valid"), f"accounts says {one}")
+        expect(self.issuer.people()["too_fast"] == 0, "it asked more often than it may")
+
+    def case_git_clones_and_pushes_as_the_user(self):
+        clone = self.world.scratch / "login-clone"
+        self.agent.git("clone", "-q", self.url, str(clone))
+        _, password, live = self.git_host.visits[-1]
+        expect(live and self.owner(password) == "alice", "the host saw no live token of the user's")
+        (clone / "CHANGE").write_text("pushed\n")
+        for arguments in (["add", "CHANGE"], ["commit", "-q", "-m", "Change"], ["push", "-q", "origin", "main"]):
+            self.agent.git("-C", str(clone), *arguments)
+        expect(self.git_host.commits("login.git") == 2, "the commit did not arrive")
+        expect(self.issuer.people()["refreshes"] == 0, "a fresh token was refreshed")
+
+    def case_an_expired_token_is_refreshed_once(self):
+        self.issuer.lifetime(SHORT)
+        self.signed_in("alice")
+        self.issuer.lifetime(LONG)
+        stale = self.token()
+        with self.counted(refreshes=1, rotations=1, refused=0):
+            time.sleep(UNTIL_EXPIRED)
+            self.agent.git("ls-remote", self.url)
+            fresh = self.token()
+        expect(fresh != stale and self.owner(fresh) == "alice", "the token is the old one, or dead")
+
+    def case_a_revoked_token_is_refreshed(self):
+        stale = self.token()
+        self.issuer.revoke(APP, stale)
+        with self.counted(refreshes=1):
+            # An old git gives up on the first 401, after telling the helper to erase; the next command must work in any case.
+            self.agent.git("ls-remote", self.url, check=False)
+            self.agent.git("ls-remote", self.url)
+        expect(self.token() != stale, "the revoked token is still given out")
+
+    def case_two_accounts_are_told_apart_by_username(self):
+        self.signed_in("bob")
+        expect(sorted(self.accounts()) == ["alice", "bob"], f"accounts says {sorted(self.accounts())}")
+        for user in ("alice", "bob"):
+            expect(self.owner(self.token(user)) == user, f"{user} gets another's token")
+            choice = ("-c", f"credential.http://{self.host}.username={user}")
+            self.agent.git(*choice, "ls-remote", self.url)
+            expect(self.owner(self.git_host.visits[-1][1]) == user, f"git did not come as {user}")
+        answer, _ = self.ask("nobody-of-that-name")
+        expect("password" not in answer, "a token for an account that there is not")
+
+    def case_a_restart_keeps_the_grants(self):
+        with self.counted(refreshes=0):
+            status, _ = self.agent.quit()
+            expect(status == 0, f"it ended with {status}")
+            self.restart()
+            for user in ("alice", "bob"):
+                expect(self.owner(self.token(user)) == user, f"{user} has no token of theirs after the restart")
+
+    def case_a_denied_login_leaves_nothing(self):
+        result = self.sign_in("denied", yes=False)
+        expect(result["state"] == "denied", f"it ends with {result}")
+        expect(sorted(self.accounts()) == ["alice", "bob"], f"accounts says {sorted(self.accounts())}")
+
+    def case_an_expired_device_code_ends_the_login(self):
+        with self.agent.login(f"http://{self.host}", "--device", "--account", "late") as login:
+            self.issuer.expire(login.begun["user_code"])
+            result = login.result()
+        expect(result["state"] == "expired", f"it ends with {result}")
+        # This time the issuer has forgotten the code altogether.
+        self.issuer.device(lifetime=3)
+        with self.agent.login(f"http://{self.host}", "--device", "--account", "late") as login:
+            result = login.result()
+        self.issuer.device()
+        expect(result["state"] == "expired", f"it ends with {result}")
+        expect("late" not in self.accounts(), "an account without a grant")
+
+    def case_a_slow_device_waits_as_long_as_it_is_told(self):
+        before = self.issuer.people()["too_fast"]
+        self.issuer.ask({"do": "slow_down", "times": 1})
+        with self.agent.login(f"http://{self.host}", "--device", "--account", "slow") as login:
+            polls = self.issuer.people()["polls"]
+            wait_until(lambda: self.issuer.people()["polls"] > polls + 1, "it does not ask")
+            Browser("slow").decide(self.page_of(login))
+            result = login.result()
+        expect(result["state"] == "done", f"it ends with {result}")
+        expect(self.issuer.people()["too_fast"] == before, "it asked sooner than it was told to")
+        expect(self.agent.command("logout", f"http://{self.host}", "--account", "slow").returncode == 0, "logout fails")
+
+    def case_a_browser_login_proves_who_began_it(self):
+        with self.agent.login(f"http://{self.host}", "--browser", "--account", "carol") as login:
+            expect(login.begun["mode"] == "browser", f"it begins with {sorted(login.begun)}")
+            asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(login.begun["authorize_url"]).query))
+            expect(asked["code_challenge_method"] == "S256" and len(asked["state"]) >= 16, f"it asks with {sorted(asked)}")
+            back = urllib.parse.urlsplit(asked["redirect_uri"])
+            expect((back.scheme, back.hostname) == ("http", "127.0.0.1") and back.port, "it comes back to another machine")
+            # Somebody who guesses the port, but not the state.
+            with contextlib.suppress(OSError):
+                Browser("mallory").open(f"{asked['redirect_uri']}?code=stolen&state=guessed")
+            page = Browser("carol").decide(login.begun["authorize_url"])
+            result = login.result()
+        expect(page.status == 200, f"the person sees {page.status}")
+        expect((result["state"], result["account"]) == ("done", "carol"), f"it ends with {result}")
+        expect(self.owner(self.token("carol")) == "carol", "no token of hers")
+        expect(self.issuer.ask({"do": "kinds"})["code_verifier"], "the issuer was shown no verifier")
+
+    def case_a_browser_login_may_be_denied(self):
+        result = self.sign_in("denied", yes=False, by="browser")
+        expect(result["state"] == "denied", f"it ends with {result}")
+        expect("denied" not in self.accounts(), "an account without a grant")
+
+    def case_an_interrupted_login_leaves_nothing(self):
+        with self.agent.login(f"http://{self.host}", "--device", "--account", "gone") as login:
+            login.child.send_signal(signal.SIGINT)
+            wait_until(lambda: login.child.poll() is not None, "it does not end", 10)
+            expect(login.child.returncode != 0, "it ended well")
+            Browser("gone").decide(self.page_of(login))
+        polls = self.issuer.people()["polls"]
+        time.sleep(3)
+        expect(self.issuer.people()["polls"] == polls, "somebody still asks for it")
+        expect("gone" not in self.accounts(), "an account without a login")
+
+    def case_one_hundred_at_once_on_an_expired_token_make_one_refresh(self):
+        self.issuer.lifetime(SHORT)
+        self.signed_in("alice")
+        # Nothing is refreshed ahead of time by a daemon that is not there.
+        self.agent.quit()
+        self.issuer.lifetime(LONG)
+        time.sleep(UNTIL_EXPIRED)
+        with self.counted(refreshes=1, rotations=1, refused=0):
+            self.restart()
+            answers = self.agent.crowd(CROWD, f"protocol=http\nhost={self.host}\nusername=alice\n\n".encode())
+        passwords = [line for out, _ in answers for line in out.splitlines() if line.startswith("password=")]
+        silent = [said for out, said in answers if "password=" not in out]
+        expect(not silent, f"{len(silent)} of {CROWD} got no password; one said: {silent[:1]}")
+        expect(len(set(passwords)) == 1, f"{len(set(passwords))} different passwords")
+
+    def case_logout_revokes_at_the_issuer(self):
+        # Grants that a later login replaced are another matter; this is about the one that is held.
+        held = self.issuer.grants_of("alice")[-1]
+        live = {token for token in held if self.issuer.introspect(token)["active"]}
+        expect(self.token("alice") in live and len(live) >= 2, f"{len(live)} of {len(held)} tokens are live before")
+        done = self.agent.command("logout", f"http://{self.host}", "--account", "alice")
+        expect(done.returncode == 0, f"logout ended with {done.returncode}: {done.stderr.decode()}")
+        expect(not any(self.issuer.introspect(token)["active"] for token in live), "a token is live after logout")
+        self.expect_told_to_log_in(*self.ask("alice"))
+        expect(sorted(self.accounts()) == ["bob", "carol"], f"accounts says {sorted(self.accounts())}")
+        expect(self.owner(self.token("bob")) == "bob", "another account lost its grant")
+
+    def case_a_grant_that_the_user_ended_is_not_hammered(self):
+        self.issuer.kill("bob")
+        before = self.issuer.people()
+        self.agent.git("-c", f"credential.http://{self.host}.username=bob", "ls-remote", self.url, check=False)
+        wait_until(lambda: "password" not in self.ask("bob")[0], "a dead token is still given out")
+        for _ in range(20):
+            self.expect_told_to_log_in(*self.ask("bob"))
+        after = self.issuer.people()
+        expect(after["refused"] - before["refused"] <= 2, f"{after['refused'] - before['refused']} requests with a dead grant")
+        expect(self.accounts()["bob"]["state"] == "needs_login", f"accounts says {self.accounts()['bob']['state']}")
+        self.signed_in("bob")
+        expect(self.owner(self.token("bob")) == "bob", "no token after signing in again")
+
+    def case_no_refresh_token_was_used_twice(self):
+        people = self.issuer.people()
+        expect(people["refreshes"] > 0 and people["replays"] == 0, f"the issuer counted {people}")
+
+    def case_nothing_of_a_grant_is_in_logs_and_files(self):
+        kinds = self.issuer.ask({"do": "kinds"})
+        expect(all(kinds.values()), f"nothing was issued of {[kind for kind, values in kinds.items() if not values]}")
+        self.agent.quit()
+        texts = {path.name: path.read_bytes() for path in self.agent.dir.rglob("*") if path.is_file()}
+        texts |= {agent.log.name: agent.log.read_bytes() for agent in self.world.daemons if agent.dir == self.agent.dir}
+        texts["what commands said"] = "\n".join(text for agent in self.world.daemons for text in agent.seen).encode()
+        for kind, values in kinds.items():
+            needles = [form.encode() for value in values for form in forms(value)]
+            found = [name for name, text in texts.items() if any(needle in text for needle in needles)]
+            expect(not found, f"{kind}: found in {found}")
+
+
+class LoginUsers(LoginSuite):
+    """What one user signed in to is not another user's: with two real users of the machine."""
+
+    needs = LoginSuite.needs | {"root"}
+
+    def setup(self):
+        super().setup()
+        self.other = pwd.getpwnam("nobody")
+        self.agent.quit()
+        directory = self.agent.dir
+        drop_in = directory / "config.d" / "group.toml"
+        drop_in.parent.mkdir()
+        drop_in.write_text(f'[agent]\nsocket_group = "{grp.getgrgid(self.other.pw_gid).gr_name}"\n')
+        self.restart()
+        # The other user reaches the socket, the configuration and copies of the programs; the token and the key stay closed.
+        self.programs = {name: directory / name for name in ("scm-agent", "git-credential-scm-agent")}
+        for name, copy in self.programs.items():
+            shutil.copy(self.world.bin_dir / name, copy)
+            copy.chmod(0o755)
+            self.stack.callback(copy.unlink)
+        for path, mode in [(self.world.scratch, 0o711), (directory, 0o711), (self.agent.config, 0o644)]:
+            path.chmod(mode)
+        self.stack.callback(self.world.scratch.chmod, 0o700)
+        self.identity = {"user": self.other.pw_uid, "group": self.other.pw_gid, "extra_groups": []}
+
+    def as_other(self, program, *arguments, given=None):
+        """Runs one of our programs as the other user."""
+        argv = [str(part) for part in [self.programs[program], *arguments]]
+        options = {"capture_output": True, "text": True, "timeout": 30, "check": False, "input": given or ""}
+        done = subprocess.run(argv, env=self.world.environment(), cwd="/", **self.identity, **options)
+        self.agent.seen.append(done.stderr)
+        return done
+
+    def ask_as_other(self):
+        given = f"protocol=http\nhost={self.host}\n\n"
+        done = self.as_other("git-credential-scm-agent", "--socket", self.agent.socket, "get", given=given)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines() if line), done.stderr
+
+    def accounts_of_other(self):
+        done = self.as_other("scm-agent", "accounts", "--json", "--config", self.agent.config)
+        expect(done.returncode == 0, f"accounts ended with {done.returncode}: {done.stderr}")
+        return [one["account"] for one in json.loads(done.stdout)["accounts"]]
+
+    def case_another_user_is_told_to_log_in(self):
+        self.signed_in("alice")
+        expect(self.owner(self.token()) == "alice", "the user who signed in gets no token")
+        self.expect_told_to_log_in(*self.ask_as_other())
+        expect(self.accounts_of_other() == [], "another user's account is listed")
+
+    def case_another_user_cannot_log_the_first_out(self):
+        self.as_other("scm-agent", "logout", f"http://{self.host}", "--account", "alice", "--config", self.agent.config)
+        self.as_other("scm-agent", "logout", f"http://{self.host}", "--config", self.agent.config)
+        expect(self.owner(self.token()) == "alice", "the first user's grant is gone")
+
+    def case_another_user_has_a_grant_of_its_own(self):
+        self.signed_in("zoe", program=self.programs["scm-agent"], **self.identity)
+        answer, said = self.ask_as_other()
+        expect("password" in answer, f"no password: {said}")
+        expect(self.owner(answer["password"]) == "zoe", "the token is not the other user's own")
+        expect(self.accounts_of_other() == ["zoe"], f"it sees {self.accounts_of_other()}")
+        expect(self.owner(self.token()) == "alice" and list(self.accounts()) == ["alice"], "the first user sees the other's")
+
+    def case_the_same_account_of_two_users_is_two_grants(self):
+        self.signed_in("alice", program=self.programs["scm-agent"], **self.identity)
+        done = self.as_other("scm-agent", "logout", f"http://{self.host}", "--account", "alice", "--config", self.agent.config)
+        expect(done.returncode == 0, f"logout ended with {done.returncode}: {done.stderr}")
+        expect(self.accounts_of_other() == ["zoe"], f"it sees {self.accounts_of_other()}")
+        expect(self.owner(self.token()) == "alice", "the first user's grant is gone")
+
+
+class LoginKills(LoginSuite):
+    """kill -9 in the middle of a refresh, at an issuer where a refresh token serves once and a second use ends the grant."""
+
+    # Many restarts, each after a while of waiting for a refresh.
+    seconds = 300
+
+    def setup(self):
+        super().setup()
+        self.issuer.lifetime(KILLS_LIFETIME)
+        self.issuer.ask({"do": "rotation", "destructive": True})
+
+    def settle(self):
+        """What a restarted daemon comes to: a live token, or nothing when it says to log in again."""
+        self.restart()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            answer, said = self.ask()
+            if "password" in answer and self.owner(answer["password"]):
+                return answer["password"]
+            if "scm-agent login" in said:
+                self.expect_told_to_log_in(answer, said)
+                return None
+            time.sleep(0.1)
+        raise Failed(f"it comes to nothing; the helper said {said.strip()!r}")
+
+    def kill_in_a_refresh(self, after):
+        """Waits until a refresh has arrived at the issuer, and ends the daemon that long after."""
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            over = threading.Event()
+            asking = pool.submit(self.ask_until, over)
+            try:
+                arrived = self.issuer.token_requests()
+                wait_until(lambda: self.issuer.token_requests() > arrived, "nothing is refreshed")
+                time.sleep(after)
+                self.crash()
+            finally:
+                over.set()
+            asking.result()
+        wait_until(lambda: self.issuer.people()["in_flight"] == 0, "the issuer is still at it")
+
+    def ask_until(self, over):
+        """Wants tokens all the time, whatever becomes of the daemon."""
+        while not over.wait(0.1):
+            with contextlib.suppress(Failed):
+                self.ask()
+
+    def case_before_the_issuer_looked_at_it_nothing_is_lost(self):
+        self.signed_in("alice")
+        for number in range(SHARP_KILLS):
+            self.issuer.delay(before=1.5)
+            before = self.issuer.people()
+            self.kill_in_a_refresh(number / 10)
+            killed = self.issuer.people()
+            expect(killed["abandoned"] == before["abandoned"] + 1, f"kill {number + 1} did not hit a refresh: {killed}")
+            self.issuer.delay()
+            expect(self.settle(), f"after kill {number + 1} the grant is lost, though it was not used")
+            expect(self.issuer.people()["replays"] == before["replays"], f"after kill {number + 1} a used token was used again")
+
+    def case_after_the_issuer_rotated_it_the_user_is_told(self):
+        for number in range(SHARP_KILLS):
+            self.signed_in("alice")
+            self.issuer.delay(after=1.5)
+            before = self.issuer.people()
+            self.kill_in_a_refresh(number / 10)
+            killed = self.issuer.people()
+            expect(killed["rotations"] > before["rotations"], f"kill {number + 1} did not hit a refresh: {killed}")
+            self.issuer.delay()
+            expect(self.settle() is None, f"after kill {number + 1} there is a token that nobody received")
+            for _ in range(5):
+                self.expect_told_to_log_in(*self.ask())
+            expect(self.accounts()["alice"]["state"] == "needs_login", f"accounts says {self.accounts()['alice']['state']}")
+            after = self.issuer.people()
+            expect(after["replays"] - before["replays"] <= 1, f"after kill {number + 1}: {after}")
+            expect(after["refused"] - before["refused"] <= 1, f"after kill {number + 1} it goes on asking: {after}")
+
+    def case_kills_at_random_use_a_token_twice_at_most_once(self):
+        moment, lost, replays = random.Random(20), 0, 0
+        self.signed_in("alice")
+        for number in range(KILLS):
+            self.issuer.delay(before=0.1, after=0.1)
+            before = self.issuer.people()
+            self.kill_in_a_refresh(moment.uniform(0, 0.3))
+            killed = self.issuer.people()
+            self.issuer.delay()
+            token = self.settle()
+            after = self.issuer.people()
+            replayed = after["replays"] - before["replays"]
+            expect(replayed <= 1, f"after kill {number + 1} a used token was used {replayed} times again")
+            expect(killed["replays"] == before["replays"], f"before kill {number + 1} a used token was used again")
+            replays += replayed
+            if token is None:
+                expect(killed["rotations"] > before["rotations"], f"after kill {number + 1} the grant is lost, though it was not used")
+                lost += 1
+                self.signed_in("alice")
+        print(f"    {KILLS} kills in refreshes: {lost} grants lost, {replays} tokens used again", flush=True)
