@@ -28,6 +28,7 @@
 //   {"do": "expire", "user_code": c}   → {"expired": bool}: that device code is too old from now on
 //   {"do": "delay", "before": ms, "after": ms}  → how long token requests wait to be looked at, and their answers to be sent
 //   {"do": "rotation", "destructive": bool}  → whether a refresh ends the access tokens of before, too
+//   {"do": "end", "token": t}          → that access token is dead, and its grant goes on, unlike after a revocation
 //   {"do": "kill", "user": name}       → {"killed": n}: all grants of that user are gone
 //   {"do": "grants", "user": name}     → {"grants": [{"access": [..], "refresh": [..]}]}: what was issued for each
 //   {"do": "kinds"}                    → {"access": [..], "refresh": [..], "device_code": [..], "code": [..], "code_verifier": [..]}

@@ -159,6 +159,10 @@ export class Users {
         await DeviceCode.adapter.upsert(code.jti, { ...payload, exp: payload.iat - 1 }, 600);
         return { expired: true };
       },
+      end: async ({ token }) => {
+        await this.provider.AccessToken.adapter.destroy(token);
+        return {};
+      },
       kill: async ({ user }) => {
         const grants = [...(this.grants.get(user) ?? new Map()).keys()];
         for (const grant of grants) {

@@ -72,20 +72,20 @@ class LoginSuite(Suite):
         os.kill(self.agent.pid, signal.SIGKILL)
         self.agent.child.wait()
 
-    def sign_in(self, user, yes=True, by="device", **options):
-        """Signs a user in, or has the user say no; returns how the login ended."""
-        with self.agent.login(f"http://{self.host}", f"--{by}", "--account", user, **options) as login:
-            Browser(user).decide(self.page_of(login), yes)
+    def sign_in(self, person, yes=True, by="device", **options):
+        """Signs a person in, or has them say no; returns how the login ended. The options are those of `Agent.login`."""
+        with self.agent.login(f"http://{self.host}", f"--{by}", "--account", person, **options) as login:
+            Browser(person).decide(self.page_of(login), yes)
             return login.result()
 
     def page_of(self, login):
         """Where a login sends the person."""
         return login.begun.get("authorize_url") or login.begun["verification_uri_complete"]
 
-    def signed_in(self, user, **options):
-        result = self.sign_in(user, **options)
-        expect(result["state"] == "done", f"{user} is not signed in: {result}")
-        expect(result["account"] == user, f"the account is called {result['account']}")
+    def signed_in(self, person, **options):
+        result = self.sign_in(person, **options)
+        expect(result["state"] == "done", f"{person} is not signed in: {result}")
+        expect(result["account"] == person, f"the account is called {result['account']}")
         return result
 
     def ask(self, user=None):
@@ -169,14 +169,14 @@ class Login(LoginSuite):
             fresh = self.token()
         expect(fresh != stale and self.owner(fresh) == "alice", "the token is the old one, or dead")
 
-    def case_a_revoked_token_is_refreshed(self):
+    def case_a_token_that_died_early_is_refreshed(self):
         stale = self.token()
-        self.issuer.revoke(APP, stale)
+        self.issuer.end(stale)
         with self.counted(refreshes=1):
             # An old git gives up on the first 401, after telling the helper to erase; the next command must work in any case.
             self.agent.git("ls-remote", self.url, check=False)
             self.agent.git("ls-remote", self.url)
-        expect(self.token() != stale, "the revoked token is still given out")
+        expect(self.token() != stale, "the dead token is still given out")
 
     def case_two_accounts_are_told_apart_by_username(self):
         self.signed_in("bob")

@@ -172,6 +172,12 @@ class Users(Suite):
         live = [self.is_live(tokens["access_token"]) for tokens in (first, second, third)]
         expect(live == [False, False, True], f"which are live: {live}")
 
+    def case_a_token_that_ends_early_leaves_its_grant(self):
+        first = self.sign_in("ida")
+        self.issuer.end(first["access_token"])
+        expect(not self.is_live(first["access_token"]), "the token is still live")
+        expect(self.is_live(self.refresh(first["refresh_token"])["access_token"]), "the grant is dead, too")
+
     def case_revoking_a_refresh_token_ends_the_grant(self):
         tokens = self.sign_in("dora")
         self.post("/token/revocation", token=tokens["refresh_token"])
