@@ -1,6 +1,7 @@
 """The vendor's control plane and the OAuth issuer, as the suites use them."""
 
 import base64
+import contextlib
 import json
 import pathlib
 import secrets
@@ -88,6 +89,15 @@ class Issuer(Part):
     def delay(self, before=0.0, after=0.0):
         """How many seconds token requests wait to be looked at, and their answers to be sent."""
         self.ask({"do": "delay", "before": before * 1000, "after": after * 1000})
+
+    @contextlib.contextmanager
+    def slow(self, **seconds):
+        """`delay` for the length of a block."""
+        self.delay(**seconds)
+        try:
+            yield
+        finally:
+            self.delay()
 
     def expire(self, user_code):
         expect(self.ask({"do": "expire", "user_code": user_code})["expired"], "the issuer has no such user code")

@@ -5,7 +5,9 @@ from suites.fake import Fake
 from suites.flow import Flow
 from suites.keys import Keys
 from suites.leaks import Leaks
-from suites.login import Login, LoginKills, LoginUsers
+from suites.login import Login
+from suites.login_kills import LoginKills
+from suites.login_users import LoginUsers
 from suites.many import Many
 from suites.outages import Outages
 from suites.parts import Parts
