@@ -36,7 +36,7 @@ fn audit<'l>(log: &'l str, words: &str) -> Vec<&'l str> {
 async fn the_rules_decide_for_each_host_and_nothing_is_minted_for_whom_they_refuse() {
     let rules = format!(
         "[[access]]\nusers = [\"{}\"]\nhosts = [\"one.example.com\"]\nallow = [\"service\"]\n\
-         [[access]]\nhosts = [\"two.example.com\"]\nallow = [\"own\", \"app-secret\"]\n",
+         [[access]]\nhosts = [\"two.example.com\"]\nallow = [\"app-secret\"]\n",
         own_uid()
     );
     let (scene, daemon) = start(&rules).await;

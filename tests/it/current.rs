@@ -151,9 +151,10 @@ async fn a_state_directory_that_cannot_be_used_stops_nothing_and_is_named() {
     scene.control_plane.set_integrations(vec![scene.integration(1, "one.example.com")]);
     let daemon = scene.start("1s").await;
     scene.token(&daemon, "one.example.com").await.unwrap();
-    let status = daemon.until(|status| status["degraded"].as_array().is_some_and(|degraded| degraded.len() == 2)).await;
+    let status = daemon.until(|status| status["degraded"].as_array().is_some_and(|degraded| degraded.len() == 3)).await;
     assert!(status["degraded"][0].as_str().unwrap().ends_with("what the control plane says is trusted anew"), "{}", status["degraded"]);
     assert!(status["degraded"][1].as_str().unwrap().contains("is not kept for the next start"), "{}", status["degraded"]);
+    assert!(status["degraded"][2].as_str().unwrap().starts_with("sign-ins are kept in memory only"), "{}", status["degraded"]);
 }
 
 #[tokio::test]

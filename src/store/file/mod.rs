@@ -23,7 +23,6 @@
 
 mod backend;
 mod contents;
-#[allow(clippy::result_large_err, reason = "redb's own error, which goes no further than this file")]
 mod database;
 mod seal;
 mod start;
