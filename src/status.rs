@@ -164,7 +164,7 @@ pub enum TokenState {
 /// Where grants rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
-    /// `memory`.
+    /// `file` or `memory`.
     pub kind: String,
     /// Whether it works.
     pub healthy: bool,

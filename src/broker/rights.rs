@@ -13,7 +13,7 @@ use crate::integration::location::{HostPattern, Location};
 pub enum Right {
     /// The app's credentials themselves.
     AppSecret,
-    /// Access that the caller brought along: by signing in, or with a personal access token.
+    /// Access that the caller brought along: by signing in.
     Own,
     /// The app's own access tokens.
     Service,
@@ -24,7 +24,7 @@ pub enum Right {
 pub struct Rights {
     /// The app's credentials themselves.
     pub app_secret: bool,
-    /// Access that the caller brought along: by signing in, or with a personal access token.
+    /// Access that the caller brought along: by signing in.
     pub own: bool,
     /// The app's own access tokens.
     pub service: bool,

@@ -33,7 +33,7 @@ pub struct AccountList {
 pub enum Permission {
     /// `app-secret`: the app's credentials.
     AppSecret,
-    /// `own`: access that the caller brought along, by signing in or with a personal access token.
+    /// `own`: access that the caller brought along, by signing in.
     Own,
     /// `service`: the app's own access tokens.
     Service,

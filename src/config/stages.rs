@@ -70,7 +70,8 @@ impl Config {
         for provider in &self.providers {
             let host = Url::parse(&format!("https://{}", provider.host)).ok();
             let issuer = provider.issuer.as_deref().and_then(|issuer| Url::parse(issuer).ok());
-            let endpoints = [&provider.authorize_url, &provider.token_url, &provider.device_url].map(Option::as_ref);
+            // Only the user's browser goes to `authorize_url`.
+            let endpoints = [&provider.token_url, &provider.device_url].map(Option::as_ref);
             for url in [host.as_ref(), issuer.as_ref()].into_iter().chain(endpoints).flatten() {
                 hosts.extend(url.host_str().map(str::to_owned));
             }

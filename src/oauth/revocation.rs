@@ -23,7 +23,7 @@ pub struct RevocationEndpoint {
 pub enum Revoked {
     /// The host says that the tokens are dead.
     Done,
-    /// The host has no way to do it: the tokens live on until they expire.
+    /// The host has no way to do it, or not for all of them: some tokens live on until they expire.
     NotOffered,
 }
 
@@ -103,15 +103,28 @@ impl TokenClient {
             }
         };
         drop(client_secret);
-        for (request, host) in requests {
+        let is_github = matches!(endpoints.revocation, Some(Revocation::GitHub { .. }));
+        let mut revoked = Revoked::Done;
+        let count = requests.len();
+        for (index, (request, host)) in requests.into_iter().enumerate() {
             let reply = self.http.send(request).await?;
-            // GitHub answers 404 for a token that is not alive any more.
-            let gone = reply.status == 404 && matches!(endpoints.revocation, Some(Revocation::GitHub { .. }));
-            if !is_success(reply.status) && !gone {
-                return Err(refusal(&reply, &host, self.clock.now()));
+            if is_success(reply.status) {
+                continue;
             }
+            // GitHub answers 404 for a token that is not alive any more. Of the refresh token that says nothing.
+            if is_github && reply.status == 404 {
+                revoked = if refresh_token.is_some() { Revoked::NotOffered } else { Revoked::Done };
+                continue;
+            }
+            let error = refusal(&reply, &host, self.clock.now());
+            // Section 2.2.1: the server does not revoke this kind of token. The next one may be of another kind.
+            let is_kind = matches!(&error, Error::Refused { code, .. } if code.as_str() == Some("unsupported_token_type"));
+            if !(is_kind && index + 1 < count) {
+                return Err(error);
+            }
+            revoked = Revoked::NotOffered;
         }
-        Ok(Revoked::Done)
+        Ok(revoked)
     }
 }
 

@@ -74,6 +74,18 @@ impl SealedFile {
         })
     }
 
+    /// Removes the file, if there is one; that is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn remove(&self) -> Result<(), Error> {
+        self.directory.write(|held| match unlinkat(held, self.name, AtFlags::empty()) {
+            Ok(()) => self.sync(held),
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(system("remove", &self.path())(errno)),
+        })
+    }
+
     /// Renames the file, whatever it is, to its name and `.damaged-1`, and those before it to higher numbers, of which the highest
     /// goes. Returns the new path.
     ///

@@ -39,6 +39,22 @@ impl StateKeys {
         self.0.is_empty()
     }
 
+    /// The first one alone.
+    #[must_use]
+    pub fn newest_alone(&self) -> Self {
+        Self::alone(self.0.first())
+    }
+
+    /// The last one alone; `None` where the first is the last.
+    #[must_use]
+    pub fn oldest_alone(&self) -> Option<Self> {
+        (self.0.len() > 1).then(|| Self::alone(self.0.last()))
+    }
+
+    fn alone(key: Option<&StateKey>) -> Self {
+        Self(key.map(|key| StateKey::new(key.expose_secret())).into_iter().collect())
+    }
+
     fn newest(&self) -> Option<&StateKey> {
         self.0.first()
     }

@@ -2,7 +2,8 @@
 //!
 //! | file | holds | sealed for |
 //! |---|---|---|
-//! | `grants-key` | the data key: random, made once | the runner's keys; sealed anew when they rotate |
+//! | `grants-key` | the data key: random, made once | the first of the runner's keys; sealed anew when they rotate |
+//! | `grants-key-spare` | the same, during a rotation | the last of the runner's keys |
 //! | `grants.redb` | a row for each grant, and a manifest of all rows | the data key |
 //! | `grants-head` | the number of the last commit | the data key |
 //!
@@ -47,6 +48,8 @@ pub struct FileStore {
 struct Files {
     directory: StateDir,
     key: SealedFile,
+    /// The same key, sealed with the last of several runner keys.
+    spare_key: SealedFile,
     head: SealedFile,
     database: SealedFile,
 }
@@ -130,11 +133,24 @@ impl GrantStore for FileStore {
 
     fn reseal(&self, keys: StateKeys) -> Result<(), StoreError> {
         let inner = self.inner();
-        inner.files.key.save(&keys, inner.key.expose_secret()).map_err(StoreError::from)
+        inner.files.save_key(&keys, &inner.key)
     }
 
     fn problems(&self) -> Vec<String> {
         self.problems.clone()
+    }
+}
+
+impl Files {
+    /// Seals the data key for the first and for the last of the runner's keys: in a rotation, nobody but the operator knows which of
+    /// them will be alone at the next start. For no other one: a key that was taken away is to open nothing any more.
+    fn save_key(&self, keys: &StateKeys, key: &DataKey) -> Result<(), StoreError> {
+        self.key.save(keys, key.expose_secret())?;
+        match keys.oldest_alone() {
+            Some(oldest) => self.spare_key.save(&oldest, key.expose_secret())?,
+            None => self.spare_key.remove()?,
+        }
+        Ok(())
     }
 }
 

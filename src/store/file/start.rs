@@ -11,6 +11,7 @@ use crate::state::{LoadError, SealedFile, StateDir, StateKeys};
 use crate::store::{StoreError, StoreErrorKind};
 
 const KEY: &str = "grants-key";
+const SPARE_KEY: &str = "grants-key-spare";
 const HEAD: &str = "grants-head";
 const LOST: &str = "the users whose grants were in it have to sign in again";
 
@@ -38,6 +39,7 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
     let files = Files {
         directory: directory.clone(),
         key: directory.file(KEY),
+        spare_key: directory.file(SPARE_KEY),
         head: directory.file(HEAD),
         database: directory.file(database::FILE),
     };
@@ -77,12 +79,17 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
 fn data_key(files: &Files, keys: &StateKeys, problems: &mut Vec<String>) -> Result<DataKey, StoreError> {
     let why = match files.key.load(keys) {
         Ok(Some(bytes)) => match DataKey::parse(&bytes) {
-            Some(key) => return Ok(key),
+            Some(key) => return Ok(sealed_for_all(files, keys, key, problems)),
             None => Some(LoadError::Damaged { path: files.key.path() }.to_string()),
         },
         Ok(None) => None,
         Err(error) => Some(unless_unreadable(error)?.to_string()),
     };
+    if let Ok(Some(bytes)) = files.spare_key.load(keys)
+        && let Some(key) = DataKey::parse(&bytes)
+    {
+        return Ok(sealed_for_all(files, keys, key, problems));
+    }
     if let Some(why) = why {
         problems.push(aside(&files.key, &why)?);
     }
@@ -94,8 +101,24 @@ fn data_key(files: &Files, keys: &StateKeys, problems: &mut Vec<String>) -> Resu
         aside(&files.head, "")?;
     }
     let key = DataKey::generate().ok_or_else(|| StoreError::other(format!("cannot make a key for {}", files.key.path().display())))?;
-    files.key.save(keys, key.expose_secret())?;
+    files.save_key(keys, &key)?;
     Ok(key)
+}
+
+/// Seals a data key anew unless both ends of the runner's keys open it, and no other key does: keys that are changed before a start
+/// are rotated all the same. Where that cannot be done now, the key in use serves on.
+fn sealed_for_all(files: &Files, keys: &StateKeys, key: DataKey, problems: &mut Vec<String>) -> DataKey {
+    let opens = |file: &SealedFile, keys: &StateKeys| matches!(file.load(keys), Ok(Some(bytes)) if DataKey::parse(&bytes).is_some());
+    let is_spared = match keys.oldest_alone() {
+        Some(oldest) => opens(&files.spare_key, &oldest),
+        None => matches!(is_there(files, SPARE_KEY), Ok(false)),
+    };
+    if !(is_spared && opens(&files.key, &keys.newest_alone()))
+        && let Err(error) = files.save_key(keys, &key)
+    {
+        problems.push(format!("the grants are not sealed for each of the runner's keys, so keep those that there are: {error}"));
+    }
+    key
 }
 
 /// The number of the last commit that was noted.

@@ -96,6 +96,23 @@ fn after_a_rotation_the_new_key_alone_opens_the_store() {
 }
 
 #[test]
+fn keys_that_are_changed_between_two_starts_are_rotated_whichever_comes_first() {
+    for ring in [[2, 1], [1, 2]] {
+        let place = Place::new();
+        let with = |ring: &[u8]| FileStore::open(&StateDir::open(&place.state()).unwrap(), keys(ring)).unwrap();
+        with(&[1]).save(&record(1, "token")).unwrap();
+        drop(with(&ring));
+        let store = with(&[2]);
+        assert_same(store.load(&key(1)).unwrap().as_ref(), &record(1, "token"));
+        assert_eq!(store.problems(), Vec::<String>::new());
+        drop(store);
+        // The key that was taken away opens no file that is there.
+        assert_eq!(place.names(), ["grants-head", "grants-key", "grants.redb", "lock"]);
+        assert!(with(&[1]).load(&key(1)).unwrap().is_none());
+    }
+}
+
+#[test]
 fn what_a_key_that_is_not_loaded_sealed_is_set_aside_and_can_be_put_back() {
     let place = Place::new();
     let with = |ring: &[u8]| FileStore::open(&StateDir::open(&place.state()).unwrap(), keys(ring));
