@@ -3,9 +3,8 @@
 //! The command line shows the user what to do and asks how far it is; everything secret stays here. A session is bound to the
 //! uid that began it, and nothing happens in it unless its user asks: a command that was killed leaves a session that ends by itself.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -17,19 +16,14 @@ use zeroize::Zeroizing;
 
 use super::leaving::Definition;
 use super::renewal::record_of;
+use super::sessions::{Activity, Found, Session, Slot, Step, Way};
 use super::{GrantError, Grants, lock};
-use crate::integration::ScmIntegration;
 use crate::login::{Begun, Login, Mode, Progress, Refused, State};
-use crate::oauth::{self, Classified, CodeRequest, DevicePoll, ErrorClass, GrantedTokens, UserEndpoints, UserPlan};
-use crate::secret::DeviceCode;
+use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::GrantKey;
 
 /// How long a user has in the browser.
 const CODE_LIFETIME: Duration = Duration::from_secs(10 * 60);
-
-/// How many sessions a user may have, and all users together.
-const MAX_PER_USER: usize = 4;
-const MAX_SESSIONS: usize = 256;
 
 /// What each `slow_down` adds to the interval, for good (RFC 8628 section 3.5).
 const SLOW_DOWN: Duration = Duration::from_secs(5);
@@ -40,104 +34,12 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest name of an account.
 const LONGEST_ACCOUNT: usize = 128;
 
-/// The sessions that wait for their users.
-#[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<String, Slot>>);
-
-/// A session's place.
-struct Slot {
-    activity: Activity,
-    ends: Instant,
-    uid: u32,
-}
-
-enum Activity {
-    /// A task asks the host, and says here what came of it.
-    Asking { is_cancelled: Arc<AtomicBool>, outcome: watch::Receiver<Option<Progress>> },
-    /// It ended when nobody looked.
-    Over(Progress),
-    /// It is the user's move.
-    Waiting(Box<Session>),
-}
-
-/// How far a session got, and the session where it goes on.
-type Step = (Option<Box<Session>>, Progress);
-
-/// A sign-in that is not over.
-struct Session {
-    account: Option<String>,
-    endpoints: UserEndpoints,
-    ends: Instant,
-    integration: Arc<ScmIntegration>,
-    is_cancelled: Arc<AtomicBool>,
-    plan: UserPlan,
-    uid: u32,
-    way: Way,
-}
-
-enum Way {
-    Code(CodeRequest),
-    Device { code: DeviceCode, due: Instant, interval: Duration },
-}
-
 /// How a user wants to sign in.
 pub(in crate::broker) enum Wanted {
     /// With a browser on this machine, which comes back to this URI.
     Browser(Url),
     /// With any browser.
     Device,
-}
-
-impl Sessions {
-    pub(super) fn forget_expired(&self) {
-        let now = Instant::now();
-        // A host that is being asked answers in its time, and what it answers is dealt with.
-        lock(&self.0).retain(|_, slot| slot.ends > now || matches!(slot.activity, Activity::Asking { .. }));
-    }
-
-    /// A session of that user's: taken out where it is the user's move, else what to wait for.
-    fn find(&self, id: &str, uid: u32) -> Found {
-        let mut sessions = lock(&self.0);
-        let Some(slot) = sessions.get(id).filter(|slot| slot.uid == uid) else { return Found::Over(unknown_session()) };
-        if let Activity::Asking { outcome, .. } = &slot.activity {
-            return Found::Asking(outcome.clone());
-        }
-        match sessions.remove(id).map(|slot| slot.activity) {
-            Some(Activity::Waiting(session)) => Found::Waiting(session),
-            Some(Activity::Over(progress)) => Found::Over(progress),
-            _ => Found::Over(unknown_session()),
-        }
-    }
-
-    /// Takes a session of that user's out, however it stands.
-    fn take(&self, id: &str, uid: u32) -> Option<Slot> {
-        let mut sessions = lock(&self.0);
-        sessions.get(id).filter(|slot| slot.uid == uid)?;
-        sessions.remove(id)
-    }
-
-    fn put(&self, id: &str, slot: Slot) {
-        lock(&self.0).insert(id.to_owned(), slot);
-    }
-
-    /// Whether that user may begin another.
-    fn has_room(&self, uid: u32) -> bool {
-        let sessions = lock(&self.0);
-        sessions.values().filter(|slot| slot.uid == uid).count() < MAX_PER_USER && sessions.len() < MAX_SESSIONS
-    }
-}
-
-/// What a user finds of a session.
-enum Found {
-    Asking(watch::Receiver<Option<Progress>>),
-    Over(Progress),
-    Waiting(Box<Session>),
-}
-
-impl Slot {
-    fn waiting(session: Box<Session>) -> Self {
-        Self { ends: session.ends, uid: session.uid, activity: Activity::Waiting(session) }
-    }
 }
 
 impl Grants {
@@ -261,10 +163,7 @@ impl Grants {
         let (grants, name) = (Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
             let (session, progress) = ask(Arc::clone(&grants), session).await;
-            // Unless the user gave up.
-            if let Some(slot) = lock(&grants.sessions.0).get_mut(&name) {
-                slot.activity = session.map_or_else(|| Activity::Over(progress.clone()), Activity::Waiting);
-            }
+            grants.sessions.go_on(&name, session.map_or_else(|| Activity::Over(progress.clone()), Activity::Waiting));
             sender.send_replace(Some(progress));
         });
         self.outcome(id, uid, outcome, within).await
@@ -403,7 +302,7 @@ fn failed(host: String, error: &GrantError) -> Progress {
     ended(State::Failed, host, &error.to_string(), what_next(error))
 }
 
-fn unknown_session() -> Progress {
+pub(super) fn unknown_session() -> Progress {
     ended(State::Failed, String::new(), "there is no such sign-in under way", Some("run scm-agent login again"))
 }
 

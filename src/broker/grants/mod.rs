@@ -7,6 +7,7 @@ mod leaving;
 mod login;
 mod records;
 mod renewal;
+mod sessions;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +26,9 @@ use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintE
 use crate::status;
 use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError};
 pub(super) use leaving::Definition;
-use login::Sessions;
 pub(super) use login::{Wanted, refused};
 use renewal::Setback;
+use sessions::Sessions;
 
 /// How often it is looked whether grants are to be renewed. Timers do not run while the machine sleeps, so this is also how soon
 /// that is noticed.
