@@ -33,19 +33,16 @@ impl Broker {
         // 1, 2: the list is here already; which of its integrations is asked for?
         let Ok(location) = self.location(request, request.username.as_deref()) else { return Outcome::Silence };
         let Some(registry) = self.first_registry().await else {
-            return Outcome::Refusal { message: self.no_list_message(), quit: false };
+            return turned_away(caller, &location, None, self.no_list_message(), false);
         };
         let integration = match registry.for_host(&location) {
             Lookup::Match(integration) => integration,
-            Lookup::None => return self.held_back(&location),
-            Lookup::Ambiguous(candidates) => {
-                warn!(uid = caller.uid, pid = caller.pid, host = %location, candidates = candidates.len(), "ambiguous host");
-                return Outcome::Refusal {
-                    message: format!(
-                        "several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants"
-                    ),
-                    quit: true,
-                };
+            Lookup::None => return self.held_back(caller, &location),
+            Lookup::Ambiguous(_) => {
+                let message = format!(
+                    "several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants"
+                );
+                return turned_away(caller, &location, None, message, true);
             }
         };
         let plan = match self.plan(&integration) {
@@ -56,7 +53,7 @@ impl Broker {
             Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
             Plan::Pat => return Outcome::Silence,
             Plan::User(plan) => return self.get_own(request, caller, &location, &integration, &plan).await,
-            Plan::None { reason } => return refusal(&integration, &reason),
+            Plan::None { reason } => return refusal(caller, &location, &integration, &reason),
         };
         if !username_fits(request, &integration, &plan) {
             // The name may be that of an account, where users sign in because the issuer gives the app no token.
@@ -90,8 +87,8 @@ impl Broker {
                 if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
                     return self.get_own(request, caller, &location, &integration, user).await;
                 }
-                warn!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
-                Outcome::Refusal { message: format!("no token for {location}: {error}; run: scm-agent status"), quit: !integration.pat }
+                let message = format!("no token for {location}: {error}; run: scm-agent status");
+                turned_away(caller, &location, Some(&integration), message, !integration.pat)
             }
         }
     }
@@ -117,7 +114,7 @@ impl Broker {
         // Where a personal access token would do, git asks for one; else it is told to stop.
         let nothing = |reason: &str, next: &str| match integration.pat {
             true => Outcome::Silence,
-            false => refusal(integration, &format!("{reason}; run: {next}")),
+            false => refusal(caller, location, integration, &format!("{reason}; run: {next}")),
         };
         let key = match self.grants.choose(caller.uid, integration, plan, request.username.as_deref()) {
             Choice::Grant(key) => key,
@@ -131,7 +128,7 @@ impl Broker {
                     "several accounts are signed in to {}: {names}; say which: git config credential.{location}.username NAME",
                     integration.host
                 );
-                return Outcome::Refusal { message, quit: true };
+                return turned_away(caller, location, Some(integration), message, true);
             }
         };
         let definition = TokenKey::of(integration);
@@ -142,12 +139,12 @@ impl Broker {
         match token {
             Ok(token) => self.credential(caller, location, integration, "user", plan.username.clone(), token),
             Err(error) => {
-                warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, error = %error, "no token");
                 let next = match &*error {
                     MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login.as_str(),
                     _ => "scm-agent status",
                 };
-                Outcome::Refusal { message: format!("no token for {location}: {error}; run: {next}"), quit: !integration.pat }
+                let message = format!("no token for {location}: {error}; run: {next}");
+                turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
     }
@@ -171,10 +168,11 @@ impl Broker {
     }
 
     /// The answer for a place that no integration in force serves: perhaps one would that nobody has trusted yet.
-    fn held_back(&self, location: &Location) -> Outcome {
+    fn held_back(&self, caller: &Caller, location: &Location) -> Outcome {
         match self.sync.quarantine().for_host(location) {
             Some(waiting) if !waiting.pat => {
-                refusal(&waiting, &format!("integration {} is held back until somebody trusts it; run: scm-agent trust", waiting.id))
+                let reason = format!("integration {} is held back until somebody trusts it; run: scm-agent trust", waiting.id);
+                refusal(caller, location, &waiting, &reason)
             }
             _ => Outcome::Silence,
         }
@@ -226,8 +224,15 @@ impl Broker {
     }
 }
 
-fn refusal(integration: &ScmIntegration, reason: &str) -> Outcome {
-    Outcome::Refusal { message: format!("no token for {}: {reason}", integration.host), quit: true }
+fn refusal(caller: &Caller, location: &Location, integration: &ScmIntegration, reason: &str) -> Outcome {
+    turned_away(caller, location, Some(integration), format!("no token for {}: {reason}", integration.host), true)
+}
+
+/// A refusal, and its line in the log.
+fn turned_away(caller: &Caller, location: &Location, integration: Option<&ScmIntegration>, message: String, quit: bool) -> Outcome {
+    let integration = integration.map(|integration| integration.id.as_str());
+    warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration, reason = message, "refused");
+    Outcome::Refusal { message, quit }
 }
 
 /// Whether the user name in the URL leaves the service identity possible.

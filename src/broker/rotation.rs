@@ -218,6 +218,7 @@ impl Broker {
     /// Lets tokens be asked for again whose secret the keys of before did not open.
     pub(super) fn forget_undecryptable(&self) {
         self.cache.forget_failures(|error| matches!(error, Error::Undecryptable { .. }));
+        self.grants.forget_undecryptable();
     }
 
     /// Asks the control plane now and then which public key it has registered, if the list comes from one. Never ends then.

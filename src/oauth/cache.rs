@@ -54,11 +54,10 @@ impl CachedToken {
         let expires_at = issued.expires_at();
         let IssuedToken { access_token, expires_in, requested_at, scopes } = issued;
         let lifetime = expires_in.unwrap_or(ASSUMED_LIFETIME);
-        let minimum_life = LONGEST_MINIMUM_LIFE.min(lifetime / 4).max(SKEW.min(lifetime / 2));
+        let minimum_life = minimum_life(lifetime);
         let spread = u32::try_from(RandomState::new().hash_one(()) % u64::from(2 * REFRESH_SPREAD_PERMILLE + 1)).unwrap_or_default();
         let elapsed = REFRESH_PERMILLE - REFRESH_SPREAD_PERMILLE + spread;
-        // Before callers have to wait there is always a twentieth of the lifetime to refresh in.
-        let refresh_life = (lifetime / 1000 * (1000 - elapsed)).max(minimum_life + lifetime / 20);
+        let refresh_life = refresh_life(lifetime, elapsed);
         let deadline = requested_at.after(lifetime);
         Self { access_token, expires_at, minted_at: requested_at.wall, scopes, deadline, minimum_life, refresh_life }
     }
@@ -66,6 +65,22 @@ impl CachedToken {
     fn remaining(&self, now: Moment) -> Duration {
         self.deadline.remaining(now)
     }
+}
+
+/// With more life than this left, no token of that lifetime is refreshed yet.
+#[must_use]
+pub fn longest_refresh_life(lifetime: Duration) -> Duration {
+    refresh_life(lifetime, REFRESH_PERMILLE - REFRESH_SPREAD_PERMILLE)
+}
+
+fn minimum_life(lifetime: Duration) -> Duration {
+    LONGEST_MINIMUM_LIFE.min(lifetime / 4).max(SKEW.min(lifetime / 2))
+}
+
+/// What is left of a lifetime when so many thousandths are over. Before callers have to wait there is always a twentieth of it to
+/// refresh in.
+fn refresh_life(lifetime: Duration, elapsed_permille: u32) -> Duration {
+    (lifetime / 1000 * (1000 - elapsed_permille)).max(minimum_life(lifetime) + lifetime / 20)
 }
 
 /// Why the cache has no token to give.
@@ -250,6 +265,16 @@ where
             Ok(token) if token.remaining(now).is_zero() => Err(Arc::new(MintError::Expired)),
             Ok(token) => Ok(token),
             Err(error) => self.shared.lock().living_token(key, now).ok_or(error),
+        }
+    }
+
+    /// Gives a key whose mint is under way a token that serves until the mint brings a better one, and goes on serving should that
+    /// fail. Where there is a token already, or no mint, nothing happens.
+    pub fn lend(&self, key: &K, issued: IssuedToken) {
+        let token = CachedToken::new(issued);
+        let mut state = self.shared.lock();
+        if let Some(entry) = state.entries.get_mut(key).filter(|entry| entry.flight.is_some()) {
+            entry.token.get_or_insert_with(|| Arc::new(token));
         }
     }
 

@@ -12,7 +12,8 @@ use super::{GrantError, Grants, lock};
 use crate::integration::ScmIntegration;
 use crate::integration::registry::IntegrationRegistry;
 use crate::login::{LoggedOut, Removed};
-use crate::oauth::{Classified, ErrorClass, Revoked, UserPlan};
+use crate::oauth::{Classified, ErrorClass, Revoked, UserEndpointSource, UserPlan};
+use crate::secret::RefreshToken;
 use crate::store::{GrantKey, GrantRecord};
 
 /// How long to wait after each failure to revoke that time may mend; after one more it is given up.
@@ -77,6 +78,29 @@ impl Grants {
         }
         let error = error.map(|error| format!("the sign-in is gone, but could come back with the next start: {error}"));
         LoggedOut { removed: join_all(leaving).await, next: error.as_ref().map(|_| "scm-agent doctor".to_owned()), error }
+    }
+
+    /// Has a pair revoked that another one has taken the place of, and nothing that the two share.
+    ///
+    /// An issuer may hold two sign-ins of a user for one grant, and a revoked refresh token ends the grant (RFC 7009 section 2.1). Hosts whose
+    /// ways are known end the pair alone; elsewhere the refresh token is left to expire unused.
+    pub(super) fn revoke_superseded(
+        self: &Arc<Self>,
+        mut record: GrantRecord,
+        heir: Option<&GrantRecord>,
+        definition: Definition,
+    ) -> Option<tokio::task::JoinHandle<bool>> {
+        if let Some(heir) = heir {
+            if record.access_token.matches(heir.access_token.expose_secret().as_bytes()) {
+                return None;
+            }
+            let is_shared =
+                |token: &RefreshToken| heir.refresh_token.as_ref().is_some_and(|other| token.matches(other.expose_secret().as_bytes()));
+            if matches!(definition.1.endpoints, UserEndpointSource::Issuer(_)) || record.refresh_token.as_ref().is_some_and(is_shared) {
+                record.refresh_token = None;
+            }
+        }
+        Some(self.revoke_later(record, definition))
     }
 
     /// Has a grant revoked, in a task of its own; whether the host has withdrawn it.

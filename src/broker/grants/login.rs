@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::leaving::Definition;
 use super::renewal::record_of;
 use super::sessions::{Activity, Found, Session, Slot, Step, Way};
-use super::{GrantError, Grants, lock};
+use super::{GrantError, Grants, binding};
 use crate::login::{Begun, Login, Mode, Progress, Refused, State};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::GrantKey;
@@ -158,11 +158,16 @@ impl Grants {
         ask: impl FnOnce(Arc<Self>, Box<Session>) -> BoxFuture<'static, Step> + Send + 'static,
     ) -> Progress {
         let (ends, uid, is_cancelled) = (session.ends, session.uid, Arc::clone(&session.is_cancelled));
+        let integration = Arc::clone(&session.integration);
         let (sender, outcome) = watch::channel(None);
         self.sessions.put(id, Slot { activity: Activity::Asking { is_cancelled, outcome: outcome.clone() }, ends, uid });
         let (grants, name) = (Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
             let (session, progress) = ask(Arc::clone(&grants), session).await;
+            if !matches!(progress.state, State::Done | State::Pending) {
+                let reason = progress.error.as_deref();
+                warn!(target: "audit", uid, integration = integration.id, state = ?progress.state, reason, "a sign-in came to nothing");
+            }
             grants.sessions.go_on(&name, session.map_or_else(|| Activity::Over(progress.clone()), Activity::Waiting));
             sender.send_replace(Some(progress));
         });
@@ -250,15 +255,27 @@ impl Grants {
             drop(self.revoke_later(record, (integration, plan)));
             return unknown_session();
         }
-        let saved = self.save(record).await;
+        let (mut before, saved) = self.save(record).await;
         if is_cancelled.load(Ordering::SeqCst) {
-            if let (Some(record), _) = self.remove(&key).await {
-                drop(self.revoke_later(record, (integration, plan)));
+            // What was there before the sign-in that was given up is there again.
+            let given_up = match before.take() {
+                Some(before) => self.save(before).await.0,
+                None => self.remove(&key).await.0,
+            };
+            self.cache.purge(|other| *other == key);
+            let heir = self.load(&key).await.ok().flatten();
+            if let Some(record) = given_up {
+                drop(self.revoke_superseded(record, heir.as_ref(), (integration, plan)));
             }
             return unknown_session();
         }
-        lock(&self.setbacks).remove(&key);
         self.cache.purge(|other| *other == key);
+        if let Some(before) = before.filter(|before| before.binding == binding(&integration))
+            // Where nobody knows what the two share, nothing is revoked.
+            && let Ok(heir) = self.load(&key).await
+        {
+            drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan)));
+        }
         info!(target: "audit", uid, integration = integration.id, account, token, kept = saved.is_ok(), "signed in");
         let (error, next) = match saved {
             Ok(()) => (None, None),
@@ -279,7 +296,7 @@ pub(in crate::broker) fn refused(error: &str, next: Option<&str>) -> Login {
 fn what_next(error: &GrantError) -> Option<&'static str> {
     match error {
         GrantError::OAuth(oauth::Error::FlowNotOffered { .. }) => Some("try the other way: scm-agent login URL --device, or --browser"),
-        GrantError::OAuth(_) | GrantError::Undecryptable { .. } => Some("scm-agent doctor"),
+        GrantError::OAuth(_) | GrantError::Resting { .. } | GrantError::Undecryptable { .. } => Some("scm-agent doctor"),
         GrantError::Gone | GrantError::NeedsLogin { .. } | GrantError::Store(_) => None,
     }
 }

@@ -5,13 +5,14 @@
 
 mod leaving;
 mod login;
+mod pace;
 mod records;
 mod renewal;
 mod sessions;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
@@ -27,7 +28,7 @@ use crate::status;
 use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError};
 pub(super) use leaving::Definition;
 pub(super) use login::{Wanted, refused};
-use renewal::Setback;
+use pace::Pace;
 use sessions::Sessions;
 
 /// How often it is looked whether grants are to be renewed. Timers do not run while the machine sleeps, so this is also how soon
@@ -55,6 +56,14 @@ pub(super) enum GrantError {
     /// The host gave no new token.
     #[error(transparent)]
     OAuth(#[from] oauth::Error),
+    /// Too many renewals failed there just now, or the host asked to be left alone.
+    #[error("{host} is left alone for {} more, after renewals that failed there", in_seconds(*.wait))]
+    Resting {
+        /// Host and port of the issuer.
+        host: String,
+        /// For how long.
+        wait: Duration,
+    },
     /// The grant could not be read.
     #[error("the kept sign-in cannot be used: {0}")]
     Store(#[from] StoreError),
@@ -71,6 +80,7 @@ impl Classified for GrantError {
         match self {
             Self::Gone | Self::NeedsLogin { .. } => ErrorClass::Terminal,
             Self::OAuth(error) => error.class(),
+            Self::Resting { .. } => ErrorClass::Transient,
             Self::Store(_) | Self::Undecryptable { .. } => ErrorClass::Operator,
         }
     }
@@ -78,6 +88,7 @@ impl Classified for GrantError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OAuth(error) => error.retry_after(),
+            Self::Resting { wait, .. } => Some(*wait),
             _ => None,
         }
     }
@@ -101,12 +112,12 @@ pub(super) struct Grants {
     fingerprints: Arc<TokenFingerprints>,
     /// What the store holds, without tokens.
     index: Mutex<BTreeMap<GrantKey, GrantSummary>>,
+    /// How fast each issuer is asked.
+    pace: Pace,
     /// Grants that are gone though the store could not forget them yet.
     removed: Mutex<HashSet<GrantKey>>,
     secrets: Arc<SecretLedger>,
     sessions: Sessions,
-    /// Renewals that failed while the token at hand serves on.
-    setbacks: Mutex<HashMap<GrantKey, Setback>>,
     store: Arc<dyn GrantStore>,
     tokens: Arc<TokenClient>,
     /// What is wrong with the store at present.
@@ -139,10 +150,10 @@ impl Grants {
             clock,
             fingerprints,
             index: Mutex::new(index),
+            pace: Pace::default(),
             removed: Mutex::default(),
             secrets,
             sessions: Sessions::default(),
-            setbacks: Mutex::default(),
             store,
             tokens,
             trouble: Mutex::new(trouble),
@@ -180,7 +191,22 @@ impl Grants {
         integration: &Arc<ScmIntegration>,
         plan: &UserPlan,
     ) -> Result<Arc<CachedToken>, Arc<MintError<GrantError>>> {
-        self.cache.get_or_mint(key, self.mint(key, integration, plan)).await
+        let first = self.cache.get_or_mint(key, self.mint(key, integration, plan)).await;
+        match &first {
+            // Who signs in anew takes the place of what was being renewed.
+            Err(error)
+                if matches!(**error, MintError::Purged | MintError::Failed(GrantError::Gone)) && lock(&self.index).contains_key(key) =>
+            {
+                self.cache.forget_failures(|error| matches!(error, GrantError::Gone));
+                self.cache.get_or_mint(key, self.mint(key, integration, plan)).await
+            }
+            _ => first,
+        }
+    }
+
+    /// Lets grants be renewed again whose app's secret the keys of before did not open.
+    pub(super) fn forget_undecryptable(&self) {
+        self.cache.forget_failures(|error| matches!(error, GrantError::Undecryptable { .. }));
     }
 
     /// Has a token that a host refused not served again: the next request renews the grant.
@@ -191,10 +217,9 @@ impl Grants {
         };
         let mut erased = false;
         for key in keys {
-            if self.cache.erase(&key, password) {
-                erased = true;
-                self.expire(&key, password).await;
-            }
+            // After a restart only the store knows the token.
+            let was_cached = self.cache.erase(&key, password);
+            erased |= self.expire(&key, password).await || was_cached;
         }
         erased
     }
@@ -209,17 +234,20 @@ impl Grants {
             let now = self.clock.now();
             let due: Vec<GrantKey> = {
                 let index = lock(&self.index);
-                let unused = |summary: &GrantSummary| now.duration_since(summary.obtained_at).is_ok_and(|age| age > DISUSE);
                 let is_due = |summary: &&GrantSummary| {
-                    !matches!(summary.state, GrantState::NeedsLogin { .. }) && (in_use.contains(&summary.key) || unused(summary))
+                    !matches!(summary.state, GrantState::NeedsLogin { .. }) && (in_use.contains(&summary.key) || is_unused(summary, now))
                 };
                 index.values().filter(is_due).map(|summary| summary.key.clone()).collect()
             };
             for key in due {
                 let Some((integration, plan)) = find(&key.integration_id) else { continue };
-                // What fails is remembered by the cache and shown by `status`.
-                let _ = self.token(&key, &integration, &plan).await;
-                tokio::time::sleep(STEP).await;
+                // What fails is remembered by the cache and shown by `status`. A host that takes its time is not waited for: the
+                // renewal goes on, and those at other hosts have their turn.
+                let renewal = async {
+                    let _ = self.token(&key, &integration, &plan).await;
+                    std::future::pending::<()>().await;
+                };
+                let _ = tokio::time::timeout(STEP, renewal).await;
             }
         }
     }
@@ -287,8 +315,7 @@ impl Grants {
         if let Some(reason) = over {
             return (status::TokenState::NeedsLogin, None, Some(reason));
         }
-        let setback = lock(&self.setbacks).get(&summary.key).map(|setback| setback.error.clone());
-        let last_error = held.and_then(|held| held.last_error.as_ref()).map(ToString::to_string).or(setback);
+        let last_error = held.and_then(|held| held.last_error.as_ref()).map(ToString::to_string);
         let state = match held.map(|held| held.state) {
             Some(TokenState::Refreshing) => status::TokenState::Refreshing,
             _ if last_error.is_some() => status::TokenState::Failing,
@@ -307,6 +334,17 @@ impl Grants {
         let (grants, key, integration, plan) = (Arc::clone(self), key.clone(), Arc::clone(integration), plan.clone());
         move || Box::pin(async move { grants.obtain(&key, &integration, &plan).await })
     }
+}
+
+/// Whether a grant was left alone for so long that its refresh token could die of it: three days, or half of what that token lives.
+fn is_unused(summary: &GrantSummary, now: SystemTime) -> bool {
+    let refresh_life = summary.refresh_expires_at.and_then(|end| end.duration_since(summary.obtained_at).ok());
+    let longest = refresh_life.map_or(DISUSE, |life| DISUSE.min(life / 2));
+    now.duration_since(summary.obtained_at).is_ok_and(|age| age > longest)
+}
+
+fn in_seconds(wait: Duration) -> String {
+    format!("{} s", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 /// What is said of a grant whose integration is another than it was.
@@ -333,3 +371,6 @@ fn binding(integration: &ScmIntegration) -> [u8; 32] {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

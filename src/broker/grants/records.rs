@@ -32,10 +32,11 @@ impl Grants {
         blocking(move || store.load(&key)).await
     }
 
-    /// Keeps a record. One that the store does not take stays in memory, which the error says.
-    pub(super) async fn save(&self, record: GrantRecord) -> Result<(), StoreError> {
+    /// Keeps what a sign-in brought; what was in its place. A record that the store does not take stays in memory, which the error says.
+    pub(super) async fn save(&self, record: GrantRecord) -> (Option<GrantRecord>, Result<(), StoreError>) {
         let _turn = self.writing.lock().await;
-        self.put(record).await
+        let before = self.load(&record.key).await.ok().flatten();
+        (before, self.put(record).await)
     }
 
     /// Keeps a renewed pair in the place of the one that came at `before`, if that is still the one there.
@@ -47,19 +48,22 @@ impl Grants {
         }
     }
 
-    /// Changes what is known of a grant's life.
+    /// Changes what is known of the life of the grant whose pair came at `before`. Whether that is still the one there.
     ///
     /// # Errors
     /// When the store does not take it. It counts all the same for as long as the daemon runs if it says that a grant is over.
-    pub(super) async fn mark(&self, key: &GrantKey, state: GrantState) -> Result<(), StoreError> {
+    pub(super) async fn mark(&self, key: &GrantKey, before: SystemTime, state: GrantState) -> Result<bool, StoreError> {
         let _turn = self.writing.lock().await;
+        if !self.is_still(key, before).await {
+            return Ok(false);
+        }
         let unsaved = lock(&self.unsaved).get(key).map(copy);
         if let Some(record) = unsaved {
             // Memory is ahead of the store, so the store gets the whole.
-            return self.put(GrantRecord { state, ..record }).await;
+            return self.put(GrantRecord { state, ..record }).await.map(|()| true);
         }
         let (store, marked, new) = (Arc::clone(&self.store), key.clone(), state.clone());
-        let marked = blocking(move || store.mark(&marked, new)).await.map(|_| ());
+        let marked = blocking(move || store.mark(&marked, new)).await;
         self.note(marked.as_ref().err());
         if marked.is_ok() || matches!(state, GrantState::NeedsLogin { .. }) {
             if let Some(summary) = lock(&self.index).get_mut(key) {
@@ -74,14 +78,15 @@ impl Grants {
         marked
     }
 
-    /// Has the kept token taken for expired, if it is this one.
-    pub(super) async fn expire(&self, key: &GrantKey, token: &[u8]) {
+    /// Has the kept token taken for expired, if it is this one; whether it is.
+    pub(super) async fn expire(&self, key: &GrantKey, token: &[u8]) -> bool {
         let _turn = self.writing.lock().await;
-        if let Ok(Some(record)) = self.load(key).await
-            && record.access_token.matches(token)
-        {
+        let Ok(Some(record)) = self.load(key).await else { return false };
+        let is_it = record.access_token.matches(token);
+        if is_it {
             let _ = self.put(GrantRecord { expires_at: Some(self.clock.now()), ..record }).await;
         }
+        is_it
     }
 
     /// Forgets a grant; what it was. Where the store cannot, that is tried again later, and meanwhile the grant is gone all the same.
@@ -91,7 +96,6 @@ impl Grants {
         self.cache.purge(|other| other == key);
         lock(&self.unsaved).remove(key);
         lock(&self.index).remove(key);
-        lock(&self.setbacks).remove(key);
         lock(&self.removed).insert(key.clone());
         (record, self.forget(key).await)
     }

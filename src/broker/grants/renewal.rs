@@ -8,45 +8,22 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::records::Saved;
-use super::{CHANGED, GrantError, Grants, binding, lock};
+use super::{CHANGED, GrantError, Grants, binding};
 use crate::integration::ScmIntegration;
 use crate::oauth::{self, Classified, ErrorClass, GrantedTokens, IssuedToken, Moment, UserPlan};
-use crate::secret::{AccessToken, ClientSecret, RefreshToken};
+use crate::secret::{ClientSecret, RefreshToken};
 use crate::store::{GrantKey, GrantRecord, GrantState};
-
-/// Of the lifetime, in thousandths: with more left than this a kept token is served as it is. The cache asks for a new one when
-/// between 370 and 230 are left.
-const FRESH_PERMILLE: u32 = 400;
 
 /// How far a pair may come from the future: clocks differ a little. Beyond that the clock was set back, and when it expires is unknown.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
-/// The wait after the first renewal that failed while the token at hand lives; it doubles with each further one.
-const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait, and the only one after a failure that time does not mend.
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
-
-/// A renewal that failed while the token at hand serves on. Without a token the cache remembers the failure.
-pub(super) struct Setback {
-    count: u32,
-    pub(super) error: String,
-    /// No renewal before this.
-    until: Instant,
-}
-
-/// A token that is at hand, for when there is no better one.
-struct Kept {
-    access_token: AccessToken,
-    expires_in: Option<Duration>,
-    scopes: Vec<String>,
-}
-
 /// What is to be renewed.
 struct Due {
+    /// Whether the access token at hand still lives.
+    has_token: bool,
     /// Whether a renewal was begun before, and nobody knows how it ended.
     is_orphan: bool,
     obtained_at: SystemTime,
@@ -55,8 +32,8 @@ struct Due {
 }
 
 impl Grants {
-    /// The grant's token: the kept one while it is fresh, else a new one; the kept one, too, where it still lives and no new one
-    /// can be had.
+    /// The grant's token: the kept one while it is fresh, else a new one. A kept one that still lives is lent to the cache, which serves
+    /// it where no new one can be had.
     pub(super) async fn obtain(
         self: &Arc<Self>,
         key: &GrantKey,
@@ -69,52 +46,34 @@ impl Grants {
         }
         let now = Moment::now(&*self.clock);
         let left = time_left(&record, now.wall);
-        let lifetime = record.expires_at.and_then(|end| end.duration_since(record.obtained_at).ok());
-        let is_fresh = left.is_none_or(|left| left > lifetime.unwrap_or_default() / 1000 * FRESH_PERMILLE);
-        let GrantRecord { access_token, refresh_token, scopes, obtained_at, state, .. } = record;
-        let kept = (left != Some(Duration::ZERO)).then(|| Kept { access_token, expires_in: left, scopes: scopes.clone() });
-        let serve = |kept: Kept| IssuedToken {
-            access_token: kept.access_token,
-            expires_in: kept.expires_in,
-            requested_at: now,
-            scopes: Some(kept.scopes),
-        };
-        let is_orphan = matches!(state, GrantState::Refreshing { .. });
-        let is_set_back = lock(&self.setbacks).get(key).is_some_and(|setback| Instant::now() < setback.until);
-        let is_over = matches!(state, GrantState::NeedsLogin { .. });
-        let kept = match kept {
+        let kept = || kept_token(&record, now);
+        let is_fresh = left.is_none_or(|left| left > oauth::longest_refresh_life(lifetime(&record).unwrap_or_default()));
+        let is_orphan = matches!(record.state, GrantState::Refreshing { .. });
+        if left != Some(Duration::ZERO) {
+            let is_over = matches!(record.state, GrantState::NeedsLogin { .. });
             // What was refused once is not asked for again, but the token may serve its time.
-            Some(kept) if is_over || is_set_back || refresh_token.is_none() || (is_fresh && !is_orphan) => return Ok(serve(kept)),
-            kept => kept,
-        };
-        if let GrantState::NeedsLogin { reason, .. } = &state {
+            if is_over || record.refresh_token.is_none() || (is_fresh && !is_orphan) {
+                return Ok(kept());
+            }
+            self.cache.lend(key, kept());
+        }
+        if let GrantState::NeedsLogin { reason, .. } = &record.state {
             return Err(needs_login(reason));
         }
+        let GrantRecord { refresh_token, scopes, obtained_at, .. } = record;
         // Nothing of this is written down: it may be the clock that is wrong.
         let refresh_token =
             refresh_token.ok_or_else(|| needs_login("the token has expired, and the host gave nothing to renew it with"))?;
-        let due = Due { is_orphan, obtained_at, refresh_token, scopes };
-        let error = match self.renew(key, integration, plan, due, kept.is_some()).await {
-            Ok(token) => {
-                lock(&self.setbacks).remove(key);
-                return Ok(token);
-            }
-            Err(error) => error,
-        };
-        match &error {
-            GrantError::NeedsLogin { reason } => self.give_up(key, reason).await,
-            GrantError::Gone => return Err(error),
-            _ => {
-                warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, error = %error, "cannot renew a sign-in")
+        let due = Due { has_token: left != Some(Duration::ZERO), is_orphan, obtained_at, refresh_token, scopes };
+        let renewed = self.renew(key, integration, plan, due).await;
+        match &renewed {
+            Ok(_) | Err(GrantError::Gone) => {}
+            Err(GrantError::NeedsLogin { reason }) => self.give_up(key, obtained_at, reason).await?,
+            Err(error) => {
+                warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, error = %error, "cannot renew a sign-in");
             }
         }
-        match kept {
-            Some(kept) => {
-                self.set_back(key, &error);
-                Ok(serve(kept))
-            }
-            None => Err(error),
-        }
+        renewed
     }
 
     /// Renews a pair: the intent on disk, the request, the new pair on disk, and only then the token.
@@ -124,31 +83,32 @@ impl Grants {
         integration: &Arc<ScmIntegration>,
         plan: &UserPlan,
         due: Due,
-        has_token: bool,
     ) -> Result<IssuedToken, GrantError> {
+        let host = plan.issuer_host();
+        let mut pass = match self.pace.enter(&host).await {
+            Ok(pass) => pass,
+            Err(wait) => return Err(GrantError::Resting { host, wait }),
+        };
         // What can fail without a trace at the host comes first.
-        let endpoints = self.tokens.user_endpoints(plan).await?;
+        let endpoints = self.tokens.user_endpoints(plan).await.inspect_err(|error| pass.failed(error.retry_after()))?;
         let (client_id, secret) = self.app(integration).await?;
         // A host that takes the old pair back must not be asked where the new one cannot be kept, unless there is nothing to lose.
         let prepared = async {
             self.check_room().await?;
-            self.mark(key, GrantState::Refreshing { since: self.clock.now() }).await
+            self.mark(key, due.obtained_at, GrantState::Refreshing { since: self.clock.now() }).await
         };
-        if let (Err(error), true) = (prepared.await, has_token) {
-            return Err(error.into());
+        match prepared.await {
+            // Somebody signed out, or in anew, while this one waited.
+            Ok(false) => return Err(GrantError::Gone),
+            Err(error) if due.has_token => return Err(error.into()),
+            Ok(true) | Err(_) => {}
         }
         let renewed = self.tokens.refresh(&endpoints, client_id, secret, plan, &due.refresh_token).await;
-        let granted = match renewed {
+        let granted = match renewed.inspect_err(|error| pass.failed(error.retry_after())) {
             Ok(granted) => granted,
-            Err(error) if error.class() == ErrorClass::Terminal => return Err(self.refused(key, &due, error).await),
-            Err(error) => {
-                // Where it is not known whether the host has renewed, the intent stays for the next try to see.
-                if !error.outcome_unknown() && !due.is_orphan {
-                    let _ = self.mark(key, GrantState::Active).await;
-                }
-                return Err(error.into());
-            }
+            Err(error) => return Err(self.refused(key, &due, error).await),
         };
+        drop(pass);
         let issued = IssuedToken {
             access_token: granted.access_token.duplicate(),
             expires_in: granted.expires_in,
@@ -165,7 +125,8 @@ impl Grants {
             }
             // The user signed out, or in anew, while the request was under way: nobody is to use what came of it.
             Saved::Gone(record) => {
-                drop(self.revoke_later(*record, (Arc::clone(integration), plan.clone())));
+                let heir = self.load(key).await.ok().flatten();
+                drop(self.revoke_superseded(*record, heir.as_ref(), (Arc::clone(integration), plan.clone())));
                 Err(GrantError::Gone)
             }
         }
@@ -179,8 +140,16 @@ impl Grants {
         Ok((&app.client_id, secret))
     }
 
-    /// What to make of a host that does not accept the refresh token any more.
+    /// What to make of a renewal that brought no tokens.
     async fn refused(&self, key: &GrantKey, due: &Due, error: oauth::Error) -> GrantError {
+        let is_over = error.class() == ErrorClass::Terminal || due.is_orphan && is_unusable_answer(&error);
+        if !is_over {
+            // Where it is not known whether the host has renewed, the intent stays for the next try to see.
+            if !error.outcome_unknown() && !due.is_orphan {
+                let _ = self.mark(key, due.obtained_at, GrantState::Active).await;
+            }
+            return error.into();
+        }
         if !self.is_still(key, due.obtained_at).await {
             return GrantError::Gone;
         }
@@ -192,23 +161,41 @@ impl Grants {
     }
 
     /// Notes that only the user can mend it.
-    async fn give_up(&self, key: &GrantKey, reason: &str) {
+    ///
+    /// # Errors
+    /// [`GrantError::Gone`] where the user has done so already.
+    async fn give_up(&self, key: &GrantKey, obtained_at: SystemTime, reason: &str) -> Result<(), GrantError> {
         let state = GrantState::NeedsLogin { since: self.clock.now(), reason: reason.to_owned() };
+        // What the store does not take is known to memory.
+        if let Ok(false) = self.mark(key, obtained_at, state).await {
+            return Err(GrantError::Gone);
+        }
         warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, reason, "a sign-in is over");
-        let _ = self.mark(key, state).await;
+        Ok(())
     }
+}
 
-    /// Has the next renewal wait.
-    fn set_back(&self, key: &GrantKey, error: &GrantError) {
-        let mut setbacks = lock(&self.setbacks);
-        let count = setbacks.get(key).map_or(0, |setback| setback.count).saturating_add(1);
-        let wait = match error.class() {
-            ErrorClass::Transient => FIRST_WAIT.saturating_mul(1 << (count - 1).min(6)).min(LONGEST_WAIT),
-            ErrorClass::Operator | ErrorClass::Terminal => LONGEST_WAIT,
-        };
-        let until = Instant::now() + wait.max(error.retry_after().unwrap_or_default());
-        setbacks.insert(key.clone(), Setback { count, error: error.to_string(), until });
-    }
+/// Whether a host has said yes, but nobody can tell to what. If that is all that comes of the one further try after a renewal whose
+/// end nobody knows, there is no use in another. No answer, or a server in trouble, is not what that try was for.
+fn is_unusable_answer(error: &oauth::Error) -> bool {
+    use oauth::Error::{Http, ReplyField, ReplyUnreadable};
+    matches!(error, ReplyField { .. } | ReplyUnreadable { .. } | Http(crate::http::Error::TooLarge { .. }))
+}
+
+/// The kept token as it was issued, so that the cache knows its whole lifetime.
+fn kept_token(record: &GrantRecord, now: Moment) -> IssuedToken {
+    let expires_in = lifetime(record);
+    let age = expires_in.and_then(|_| now.wall.duration_since(record.obtained_at).ok()).unwrap_or_default();
+    let requested_at = match now.monotonic.checked_sub(age) {
+        Some(monotonic) if expires_in.is_some() => Moment { monotonic, wall: record.obtained_at },
+        _ => now,
+    };
+    IssuedToken { access_token: record.access_token.duplicate(), expires_in, requested_at, scopes: Some(record.scopes.clone()) }
+}
+
+/// The access token's whole lifetime, where it is known.
+fn lifetime(record: &GrantRecord) -> Option<Duration> {
+    record.expires_at.map(|end| end.duration_since(record.obtained_at).unwrap_or_default())
 }
 
 /// A record of what was granted. A renewal may leave the refresh token and the scopes as they were.
@@ -252,6 +239,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::secret::AccessToken;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
