@@ -2,6 +2,7 @@
 
 mod crash;
 mod host;
+mod pace;
 
 use std::process::Stdio;
 
