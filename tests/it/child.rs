@@ -129,3 +129,25 @@ fn opens_grants_where_nothing_can_be_written() {
     println!("ANSWER {}", store.save(&grant).unwrap_err().message);
     println!("ANSWER {}", crate::store::told(&store.save(&grant)));
 }
+
+/// Opens a store of which nothing may be written, prints what it can do, and again once it may be.
+#[test]
+#[ignore = "started by store::crash"]
+fn opens_grants_that_may_only_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use scm_agent::store::GrantStore;
+    let state = PathBuf::from(std::env::var_os("STATE").unwrap());
+    let store = crate::store::open(&state).unwrap();
+    let grant = crate::store::record(0, "another");
+    println!("ANSWER {}", store.problems().join("; "));
+    println!("ANSWER {}", crate::store::told(&store.check_room()));
+    println!("ANSWER {}", store.load(&grant.key).unwrap().unwrap().access_token.expose_secret());
+    println!("ANSWER {}", store.save(&grant).unwrap_err().message);
+    std::fs::set_permissions(&state, PermissionsExt::from_mode(0o700)).unwrap();
+    for entry in std::fs::read_dir(&state).unwrap() {
+        std::fs::set_permissions(entry.unwrap().path(), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    println!("ANSWER {}", crate::store::told(&store.save(&grant)));
+    println!("ANSWER {} problems", store.problems().len());
+}

@@ -5,13 +5,14 @@
 #![allow(clippy::result_large_err, reason = "redb's error is 160 bytes, and ends in this file")]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{ReadableTable as _, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{ReadableTable as _, StorageBackend, TableDefinition};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
@@ -68,9 +69,35 @@ impl Database {
     /// # Errors
     /// [`StoreError`], with [`Damaged`](crate::store::StoreErrorKind::Damaged) only for what the file itself is.
     pub(super) fn open(directory: &StateDir) -> Result<Option<Self>, StoreError> {
+        let Some((file, path)) = Self::file(directory, OFlags::RDWR)? else { return Ok(None) };
+        let (backend, control) = Backend::new(file);
+        Self::on(backend, control, path).map(Some)
+    }
+
+    /// Everything that the directory's database holds, where it may not be written to. redb mends what it opens, so it gets a copy in
+    /// memory. `None` if there is no database.
+    ///
+    /// # Errors
+    /// [`StoreError`], as for [`open`](Self::open).
+    pub(super) fn peek(directory: &StateDir) -> Result<Option<Rows>, StoreError> {
+        let Some((file, path)) = Self::file(directory, OFlags::RDONLY)? else { return Ok(None) };
+        let copied = || {
+            let mut bytes = Vec::new();
+            file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+            let copy = InMemoryBackend::new();
+            copy.set_len(bytes.len() as u64)?;
+            StorageBackend::write(&copy, 0, &bytes)?;
+            Ok(copy)
+        };
+        let copy = copied().map_err(|error: io::Error| StoreError::system("read", &path, &error))?;
+        Self::on(copy, Arc::default(), path)?.read().map(Some)
+    }
+
+    /// The file, if there is one and it begins as ours do.
+    fn file(directory: &StateDir, access: OFlags) -> Result<Option<(File, PathBuf)>, StoreError> {
         let path = directory.path().join(FILE);
         // Without O_NONBLOCK, opening a named pipe would wait for its writer.
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let file = match openat(&*directory.held(), FILE, flags, Mode::empty()) {
             Ok(descriptor) => File::from(descriptor),
             Err(Errno::NOENT) => return Ok(None),
@@ -86,7 +113,7 @@ impl Database {
         }
         let mut header = [0; HEADER_BYTES];
         match file.read_exact_at(&mut header, 0) {
-            Ok(()) if is_ours(&header) => Self::on(file, path).map(Some),
+            Ok(()) if is_ours(&header) => Ok(Some((file, path))),
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(StoreError::system("read", &path, &error)),
             _ => Err(StoreError::damaged(&path)),
         }
@@ -110,7 +137,8 @@ impl Database {
             let file = File::from(openat(directory, PARTIAL, flags, owner_only).map_err(failed)?);
             // The umask may have taken bits away that the owner needs.
             fchmod(&file, owner_only).map_err(failed)?;
-            let database = Self::on(file, path.clone())?;
+            let (backend, control) = Backend::new(file);
+            let database = Self::on(backend, control, path.clone())?;
             database.change(&Change { put: None, remove: &[], manifest })?;
             renameat(directory, PARTIAL, directory, FILE).map_err(failed)?;
             fsync(directory).map_err(failed)?;
@@ -190,8 +218,7 @@ impl Database {
         })
     }
 
-    fn on(file: File, path: PathBuf) -> Result<Self, StoreError> {
-        let (backend, control) = Backend::new(file);
+    fn on(backend: impl StorageBackend, control: Arc<Control>, path: PathBuf) -> Result<Self, StoreError> {
         let open = || {
             // The format that redb 3 and later read too.
             Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_file_format_v3(true).create_with_backend(backend)?)

@@ -63,6 +63,8 @@ struct Inner {
     head: Option<u64>,
     /// `None` after a failure: redb wants to be opened anew.
     database: Option<Database>,
+    /// Why nothing could be written at the start, until something can.
+    unwritable: Option<StoreError>,
 }
 
 impl FileStore {
@@ -70,7 +72,8 @@ impl FileStore {
     /// tells of.
     ///
     /// # Errors
-    /// [`StoreError`] when there is no key, or when the system refuses: nothing is set aside then.
+    /// [`StoreError`] when there is no key, or when the system refuses: nothing is set aside then. What can be read and not written to is
+    /// opened all the same.
     pub fn open(directory: &StateDir, keys: StateKeys) -> Result<Self, StoreError> {
         let (inner, problems) = start::start(directory, &keys)?;
         Ok(Self { inner: Mutex::new(inner), problems })
@@ -137,7 +140,8 @@ impl GrantStore for FileStore {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.problems.clone()
+        let unwritable = self.inner().unwritable.as_ref().map(|error| format!("sign-ins are read, and new ones are not kept: {error}"));
+        self.problems.iter().cloned().chain(unwritable).collect()
     }
 }
 
@@ -207,7 +211,7 @@ impl Inner {
             if !expected || !(contents.is_whole() || contents.generation == self.contents.generation) {
                 return Err(damaged());
             }
-            (self.contents, self.database) = (contents, Some(database));
+            (self.contents, self.database, self.unwritable) = (contents, Some(database), None);
         }
         if self.head != Some(self.contents.generation) {
             self.save_head()?;

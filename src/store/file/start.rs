@@ -33,6 +33,9 @@ impl Head {
     }
 }
 
+/// What a database holds, and the database, or why it is not to be written to.
+type Existing = (Result<Database, StoreError>, Contents);
+
 /// Opens what is there, sets aside what cannot be used, makes what is missing, and says what was wrong.
 pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Vec<String>), StoreError> {
     directory.check()?;
@@ -51,9 +54,16 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
     let head = head(&files, &key, &mut problems)?;
     let (database, contents) = match existing(&files, &key, head, &mut problems)? {
         Some(found) => found,
-        None => new(&files, &key, head.number())?,
+        None => {
+            let (database, contents) = new(&files, &key, head.number())?;
+            (Ok(database), contents)
+        }
     };
-    let mut inner = Inner { files, key, contents, head: head.number(), database: Some(database) };
+    let (database, unwritable) = match database {
+        Ok(database) => (Some(database), None),
+        Err(error) => (None, Some(error)),
+    };
+    let mut inner = Inner { files, key, contents, head: head.number(), database, unwritable };
     if !inner.contents.is_whole() {
         let Contents { refused, missing, .. } = &inner.contents;
         problems.push(format!(
@@ -62,7 +72,7 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
             inner.files.database.path().display()
         ));
         // Tried again by the next save if it cannot be done now: what was dropped is not used either way.
-        if let Err(error) = inner.commit(None, None) {
+        if let Err(error) = inner.ready().and_then(|()| inner.commit(None, None)) {
             tracing::warn!(error = %error, "damaged grants are not removed");
         }
     }
@@ -137,14 +147,22 @@ fn head(files: &Files, key: &DataKey, problems: &mut Vec<String>) -> Result<Head
     Ok(Head::SetAside)
 }
 
-/// The database that is there, if it is one and not older than the head says.
-fn existing(files: &Files, key: &DataKey, head: Head, problems: &mut Vec<String>) -> Result<Option<(Database, Contents)>, StoreError> {
+/// The database that is there, if it is one and not older than the head says. Where it can be read and not written to, what it holds,
+/// and why not: grants serve from a disk that takes nothing, and are kept again once it does.
+fn existing(files: &Files, key: &DataKey, head: Head, problems: &mut Vec<String>) -> Result<Option<Existing>, StoreError> {
     let path = files.database.path();
+    let opened = |rows| Contents::read(key, rows).ok_or_else(|| StoreError::damaged(&path));
     let found = Database::open(&files.directory).and_then(|database| {
         let Some(database) = database else { return Ok(None) };
-        let contents = Contents::read(key, database.read()?).ok_or_else(|| StoreError::damaged(&path))?;
-        Ok(Some((database, contents)))
+        let contents = opened(database.read()?)?;
+        Ok(Some((Ok(database), contents)))
     });
+    let found = match found {
+        Err(error) if matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::ReadOnly) => {
+            Database::peek(&files.directory).and_then(|rows| Ok(rows.map(opened).transpose()?.map(|contents| (Err(error), contents))))
+        }
+        found => found,
+    };
     match found {
         Ok(Some((database, contents))) => {
             if matches!(head, Head::At(number) if contents.generation < number) {

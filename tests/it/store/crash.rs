@@ -125,3 +125,31 @@ fn where_nothing_can_be_written_the_grants_are_read_and_a_refresh_can_know_befor
     let message = format!("cannot save {}: Permission denied (os error 13)", place.file("grants-head").display());
     assert_eq!(printed, ["ReadOnly", "access-token", &message, "ReadOnly"]);
 }
+
+#[test]
+fn a_store_whose_file_may_only_be_read_is_read_and_takes_grants_again_when_it_may_be_written() {
+    let place = Place::new();
+    place.open().save(&record(0, "token")).unwrap();
+    let mut command = child("child::opens_grants_that_may_only_be_read", &place, "");
+    for name in place.names() {
+        fs::set_permissions(place.file(&name), Permissions::from_mode(0o400)).unwrap();
+    }
+    fs::set_permissions(place.state(), Permissions::from_mode(0o500)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        for path in place.names().iter().map(|name| place.file(name)).chain([place.state()]) {
+            std::os::unix::fs::chown(path, Some(STRANGER), None).unwrap();
+        }
+        fs::set_permissions(place.0.path(), Permissions::from_mode(0o755)).unwrap();
+        command.uid(STRANGER);
+    }
+    let mut child = command.spawn().unwrap();
+    let printed: Vec<String> = answers(&mut child, "ANSWER ").collect();
+    assert!(child.wait().unwrap().success(), "{printed:?}");
+    let why = format!("cannot open {}: Permission denied (os error 13)", place.file("grants.redb").display());
+    let problem = format!("sign-ins are read, and new ones are not kept: {why}");
+    assert_eq!(printed, [problem.as_str(), "ReadOnly", "access-token", &why, "Ok", "0 problems"]);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(place.state(), Some(0), None).unwrap();
+    }
+    assert_same(place.open().load(&key(0)).unwrap().as_ref(), &record(0, "another"));
+}
