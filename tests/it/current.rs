@@ -165,7 +165,9 @@ async fn two_daemons_do_not_share_a_state_directory() {
     second.arg(scene.config("1s")).env("SCM_AGENT__AGENT__SOCKET", scene.world.path("second.sock"));
     let output = run(second, "").await;
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("state"), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8_lossy(&output.stderr);
+    let path = scene.world.path("state");
+    assert!(told.contains(&format!("another scm-agent uses the state directory {}", path.display())), "{told}");
 }
 
 #[tokio::test]
