@@ -16,7 +16,7 @@ use crate::support::http::{Answer, FakeServer, Received};
 /// The user who signs in, where the host tells.
 pub const USER: &str = "mona";
 
-/// Where refreshes stop until they are let go.
+/// Where refreshes and codes stop until they are let go.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
     Nowhere,
@@ -42,12 +42,19 @@ struct State {
     access: HashSet<String>,
     challenges: HashMap<String, String>,
     confirmed: bool,
+    device_code: String,
     counter: usize,
     expires_in: u64,
     live_refresh: HashSet<String>,
+    /// Behind every token and code.
+    mark: String,
+    newest_refresh: String,
     refuses: bool,
     refreshes_asked: usize,
     replays: usize,
+    replied: usize,
+    rotations: usize,
+    verifiers: Vec<String>,
     revoked: Vec<String>,
     spent: HashSet<String>,
     unavailable: bool,
@@ -105,6 +112,42 @@ impl Host {
         self.shared.state.lock().unwrap().refreshes_asked
     }
 
+    /// Puts this behind every token and code from now on, so that they can be found.
+    pub fn set_mark(&self, mark: &str) {
+        self.shared.state.lock().unwrap().mark = mark.to_owned();
+    }
+
+    /// The device code that was given last.
+    pub fn device_code(&self) -> String {
+        self.shared.state.lock().unwrap().device_code.clone()
+    }
+
+    /// The PKCE verifiers that came.
+    pub fn verifiers(&self) -> Vec<String> {
+        self.shared.state.lock().unwrap().verifiers.clone()
+    }
+
+    /// How many pairs came in the place of another, which died.
+    pub fn rotations(&self) -> usize {
+        self.shared.state.lock().unwrap().rotations
+    }
+
+    /// How many of these were let go to whoever asked.
+    pub fn replied(&self) -> usize {
+        self.shared.state.lock().unwrap().replied
+    }
+
+    /// The same for another thread.
+    pub fn probe(&self) -> impl Fn() -> usize + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.state.lock().unwrap().replied
+    }
+
+    /// The refresh token that was given last.
+    pub fn newest_refresh(&self) -> String {
+        self.shared.state.lock().unwrap().newest_refresh.clone()
+    }
+
     /// How many refreshes came with a token that had been used before.
     pub fn replays(&self) -> usize {
         self.shared.state.lock().unwrap().replays
@@ -128,9 +171,14 @@ impl Host {
         let url = Url::parse(authorize_url).unwrap();
         let fields: HashMap<String, String> = url.query_pairs().into_owned().collect();
         assert_eq!(fields["code_challenge_method"], "S256");
-        self.shared.state.lock().unwrap().challenges.insert("code-1".to_owned(), fields["code_challenge"].clone());
+        let code = {
+            let mut state = self.shared.state.lock().unwrap();
+            let code = format!("code-1{}", state.mark);
+            state.challenges.insert(code.clone(), fields["code_challenge"].clone());
+            code
+        };
         let mut redirect = Url::parse(&fields["redirect_uri"]).unwrap();
-        redirect.query_pairs_mut().append_pair("code", "code-1").append_pair("state", &fields["state"]);
+        redirect.query_pairs_mut().append_pair("code", &code).append_pair("state", &fields["state"]);
         redirect
     }
 }
@@ -143,8 +191,9 @@ impl Shared {
             ("GET", "/me") => Answer::json(200, &json!({ "preferred_username": USER })),
             ("POST", "/device") => {
                 let url = format!("{}/enter", self.base.get().unwrap());
-                let reply =
-                    json!({ "device_code": "device-1", "user_code": "AB-CD", "verification_uri": url, "expires_in": 600, "interval": 1 });
+                let code = format!("device-1{}", self.state.lock().unwrap().mark);
+                self.state.lock().unwrap().device_code.clone_from(&code);
+                let reply = json!({ "device_code": code, "user_code": "AB-CD", "verification_uri": url, "expires_in": 600, "interval": 1 });
                 Answer::json(200, &reply)
             }
             ("POST", "/revoke") => {
@@ -159,6 +208,8 @@ impl Shared {
                 "refresh_token" => self.refresh(&fields).await,
                 "authorization_code" => {
                     let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(&fields["code_verifier"]));
+                    self.state.lock().unwrap().verifiers.push(fields["code_verifier"].clone());
+                    let _ = self.hold.subscribe().wait_for(|hold| *hold != Hold::Before).await;
                     let mut state = self.state.lock().unwrap();
                     match state.challenges.remove(&fields["code"]) {
                         Some(expected) if expected == challenge => Answer::json(200, &state.issue()),
@@ -195,9 +246,11 @@ impl Shared {
             }
             state.access.clear();
             state.spent.insert(token);
+            state.rotations += 1;
             Answer::json(200, &state.issue())
         };
         let _ = self.hold.subscribe().wait_for(|hold| *hold != Hold::After).await;
+        self.state.lock().unwrap().replied += 1;
         answer
     }
 
@@ -221,7 +274,10 @@ impl Shared {
 impl State {
     fn issue(&mut self) -> Value {
         self.counter += 1;
-        let (access, refresh) = (format!("access_{}", self.counter), format!("refresh_{}", self.counter));
+        // What is found of the one is none of the other.
+        let turned: String = self.mark.chars().rev().collect();
+        let (access, refresh) = (format!("access_{}{}", self.counter, self.mark), format!("refresh_{}{}", self.counter, turned));
+        self.newest_refresh.clone_from(&refresh);
         self.access.insert(access.clone());
         self.live_refresh.insert(refresh.clone());
         json!({

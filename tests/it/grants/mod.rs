@@ -1,7 +1,10 @@
 //! Users' own grants, with the real daemon: signing in, being served, being renewed, and the end.
 
+mod bench;
+mod clock;
 mod crash;
-mod host;
+pub mod disk;
+pub mod host;
 mod pace;
 
 use std::process::Stdio;
@@ -14,10 +17,14 @@ use tokio::task::JoinSet;
 
 use crate::support::daemon::{Daemon, PATIENCE, git_with_helper, run};
 use crate::support::scene::Scene;
+use crate::support::world::World;
 use host::{Host, USER};
 
 pub const SCM: &str = "scm.example.com";
 pub const URL: &str = "https://scm.example.com";
+
+/// What the helper asks.
+pub const GET: &str = "scm-agent/1 get\nprotocol=https\nhost=scm.example.com\n\n";
 
 /// A runner host with an integration whose users sign in.
 pub struct Stage {
@@ -27,7 +34,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Self {
-        let stage = Self { scene: Scene::new(crate::binaries()).await, host: Host::start().await };
+        let stage = Self { scene: Scene::in_world(World::with_key(crate::binaries(), "x25519")).await, host: Host::start().await };
         let mut integration = stage.scene.integration(1, SCM);
         integration["oauth"]["issuerUrl"] = json!(stage.host.issuer_url());
         stage.scene.control_plane.set_integrations(vec![integration]);
@@ -35,7 +42,14 @@ impl Stage {
     }
 
     pub async fn start(&self) -> Daemon {
-        let daemon = self.scene.start("60s").await;
+        self.start_by(self.scene.world.daemon_command()).await
+    }
+
+    /// Starts the daemon by a command that ends in its program.
+    pub async fn start_by(&self, command: Command) -> Daemon {
+        let daemon = Daemon::start(command, &self.scene.config("60s"), &self.scene.world.socket()).await;
+        // With a kept list it would take its time.
+        daemon.ask("scm-agent/1 sync\n\n").await;
         daemon.until_synced().await;
         daemon
     }
@@ -49,6 +63,22 @@ impl Stage {
         let progress = until_over(daemon, session).await;
         assert_eq!(progress["state"], "done", "{progress}");
         progress
+    }
+
+    /// Signs in with a browser that is as fast as it gets.
+    pub async fn sign_in_with_browser(&self, daemon: &Daemon) {
+        let begun = ask(daemon, "login", &format!("url={URL}\nmode=browser\nredirect_uri=http://127.0.0.1:1/\n")).await;
+        let redirect = self.host.sign_in(begun["authorize_url"].as_str().unwrap_or_else(|| panic!("{begun}")));
+        let (session, query) = (begun["session"].as_str().unwrap(), redirect.query().unwrap());
+        let done = ask(daemon, "login-finish", &format!("session={session}\nquery={query}\n")).await;
+        assert_eq!(done["state"], "done", "{done}");
+    }
+
+    /// What the daemon answers for git, or tells it.
+    pub async fn get(&self, daemon: &Daemon) -> Result<String, String> {
+        let answer = daemon.ask(GET).await;
+        let password = answer.lines().find_map(|line| line.strip_prefix("password=")).map(str::to_owned);
+        password.ok_or(answer)
     }
 
     /// What git gets, or is told.
@@ -67,7 +97,7 @@ pub async fn ask(daemon: &Daemon, verb: &str, fields: &str) -> Value {
     serde_json::from_str(&answer).unwrap_or_else(|_| panic!("no JSON: {answer}"))
 }
 
-async fn until_over(daemon: &Daemon, session: &str) -> Value {
+pub async fn until_over(daemon: &Daemon, session: &str) -> Value {
     let waited = tokio::time::timeout(PATIENCE, async {
         loop {
             let progress = ask(daemon, "login-wait", &format!("session={session}\n")).await;

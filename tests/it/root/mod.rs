@@ -1,6 +1,7 @@
 //! Tests that only root can run: they become another user, or read another process's memory. `tests/run` asks for them.
 
 mod access;
+mod disk;
 mod grants;
 mod memory;
 mod peers;
