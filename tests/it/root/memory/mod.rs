@@ -1,6 +1,7 @@
-//! What of the secrets is left in the daemon's memory: nothing of a client secret on any path, nothing of old tokens, and of the
+//! What of the secrets is left in the daemon's memory: nothing of a client secret on any path, of old tokens and of codes, and of the
 //! runner's private key only what the key in use is made of.
 
+mod grants;
 mod keys;
 mod rotation;
 mod secrets;
