@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::status::{columns, span};
-use super::{Io, client};
+use super::{Io, client, target};
 use crate::error::Error;
 use crate::login::{Account, Accounts};
 use crate::status::TokenState;
@@ -51,12 +51,19 @@ fn table(accounts: &[Account], now: SystemTime) -> String {
             (TokenState::Refreshing, _) => "refreshing".to_owned(),
         };
         let scopes = if account.scopes.is_empty() { "-".to_owned() } else { account.scopes.join(" ") };
-        rows.push([account.host.clone(), account.account.clone(), state, scopes, account.integration_id.clone()]);
+        // Some hosts do not say whose a token is.
+        let name = if account.account.is_empty() { "-" } else { &account.account };
+        rows.push([account.host.clone(), name.to_owned(), state, scopes, account.integration_id.clone()]);
         if let Some(error) = &account.last_error {
-            wrong.push_str(&format!("! {} as {}: {error}\n", account.host, account.account));
+            wrong.push_str(&format!("! {} as {name}: {error}\n", account.host));
         }
         if account.state == TokenState::NeedsLogin {
-            wrong.push_str(&format!("! sign in again: scm-agent login https://{}\n", account.host));
+            wrong.push_str(&format!("! sign in again: scm-agent login https://{}", account.host));
+            // Under another name it would be another account. A name that cannot be given is the host's own, which comes by itself.
+            if target::may_be_given(&account.account) {
+                wrong.push_str(&format!(" --account {}", account.account));
+            }
+            wrong.push('\n');
         }
     }
     let mut text = String::new();
@@ -90,14 +97,17 @@ mod tests {
             Account { scopes: vec!["read".to_owned(), "write".to_owned()], ..account("alice", TokenState::Valid, Some(4_600)) },
             Account { last_error: Some("invalid_grant".to_owned()), ..dead },
             account("carol", TokenState::Valid, Some(10)),
+            account("", TokenState::NeedsLogin, None),
         ];
         let expected = "\
 HOST             ACCOUNT  STATE                     SCOPES      INTEGRATION
 scm.example.com  alice    valid, renewed within 1h  read write  an-id
 scm.example.com  bob      needs login               -           an-id
 scm.example.com  carol    valid                     -           an-id
+scm.example.com  -        needs login               -           an-id
 
 ! scm.example.com as bob: invalid_grant
+! sign in again: scm-agent login https://scm.example.com --account bob
 ! sign in again: scm-agent login https://scm.example.com
 ";
         assert_eq!(table(&accounts, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000)), expected);

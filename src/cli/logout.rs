@@ -32,20 +32,20 @@ pub fn run(args: &Args, socket: impl FnOnce() -> Result<PathBuf, Error>, io: &mu
     let url = target::url(&args.url)?;
     let mut fields = vec![("url", url.as_str())];
     fields.extend(target::account(args.account.as_deref())?.map(|name| ("account", name)));
-    let answer: LoggedOut = client::ask_within(TIMEOUT, &socket()?, "logout", &fields)?;
+    let mut answer: LoggedOut = client::ask_within(TIMEOUT, &socket()?, "logout", &fields)?;
+    if answer.removed.is_empty() && answer.error.is_none() {
+        let name = args.account.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
+        answer.error = Some(format!("you are not signed in there{name}"));
+        answer.next = Some("see where you are: scm-agent accounts".to_owned());
+    }
     if args.json {
         serde_json::to_writer(&mut *io.stdout, &answer).map_err(std::io::Error::from)?;
         writeln!(io.stdout)?;
     } else {
         io.stdout.write_all(told(&answer).as_bytes())?;
     }
-    let error = match answer.error {
-        Some(error) => Error::new(Kind::User, error),
-        None if answer.removed.is_empty() => {
-            Error::new(Kind::User, "you are not signed in there").hint("see where you are: scm-agent accounts")
-        }
-        None => return Ok(()),
-    };
+    let Some(error) = answer.error else { return Ok(()) };
+    let error = Error::new(Kind::User, error);
     Err(match answer.next {
         Some(next) => error.hint(next),
         None => error,

@@ -8,6 +8,9 @@ const MAX_URL_BYTES: usize = 4_096;
 /// Longest name of an account taken, in bytes.
 const MAX_ACCOUNT_BYTES: usize = 255;
 
+/// Longest name that a user may give one, in bytes.
+const MAX_GIVEN_BYTES: usize = 128;
+
 /// A checked URL as the daemon is asked about it: scheme, host and path as they were typed. Query and fragment are left out: they say
 /// nothing about who answers git, and may hold what is nobody's business.
 ///
@@ -55,6 +58,27 @@ pub(super) fn account(typed: Option<&str>) -> Result<Option<&str>, Error> {
         }
         name => Ok(name),
     }
+}
+
+/// The name that a new sign-in shall have; the daemon takes no other.
+///
+/// # Errors
+/// [`Kind::Usage`] when no account can be given that name.
+pub(super) fn new_account(typed: Option<&str>) -> Result<Option<&str>, Error> {
+    match typed {
+        Some(name) if !may_be_given(name) => {
+            let text =
+                format!("--account is empty, longer than {MAX_GIVEN_BYTES} bytes, or has more in it than letters, digits and -._@+~");
+            Err(Error::new(Kind::Usage, text).hint("give it a short name: --account work"))
+        }
+        name => Ok(name),
+    }
+}
+
+/// Whether a user may call an account that. Hosts' own names for their users may have more in them.
+pub(super) fn may_be_given(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
+    (1..=MAX_GIVEN_BYTES).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// Whether a URL leads to this machine by its name or address alone.
@@ -119,6 +143,11 @@ mod tests {
         assert_eq!(account(Some("Zoë=a b")).unwrap(), Some("Zoë=a b"));
         for name in ["", "a\nsession=b", &"a".repeat(256)] {
             assert_eq!(account(Some(name)).unwrap_err().kind(), Kind::Usage);
+        }
+        assert_eq!(new_account(None).unwrap(), None);
+        assert_eq!(new_account(Some("zoe+work@example.com")).unwrap(), Some("zoe+work@example.com"));
+        for name in ["", "a b", "a/b", "Zo\u{eb}", "a\nsession=b", &"a".repeat(129)] {
+            assert_eq!(new_account(Some(name)).unwrap_err().kind(), Kind::Usage, "{name}");
         }
     }
 }

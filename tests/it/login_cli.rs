@@ -135,6 +135,8 @@ async fn a_user_without_a_display_signs_in_with_a_code() {
         question.assert_fields(SESSION);
         question.answer(progress(state)).await;
     }
+    let account = |name: &str| json!({ "host": "scm.example.com", "integration_id": "i", "account": name, "state": "valid" });
+    daemon.asked("accounts").await.answer(json!({ "accounts": [account("alice"), account("work")] })).await;
     let (code, stdout, stderr) = end(child).await;
     let expected = "\
 To sign in to scm.example.com, open this page in any browser:
@@ -144,6 +146,7 @@ To sign in to scm.example.com, open this page in any browser:
 and see that it shows the code AB CD, or enter it at https://scm.example.com/device
 
 signed in to scm.example.com as alice; git gets its tokens from now on
+you have 2 accounts there; to have git use this one: git config credential.https://scm.example.com.username alice
 ";
     assert_eq!((code, stdout.as_str()), (Some(0), expected));
     assert!(stderr.starts_with("waiting for you to sign in, for 1") && stderr.lines().count() == 1, "{stderr}");
@@ -284,6 +287,7 @@ async fn a_browser_comes_back_once_and_nothing_else_is_taken_for_it() {
     finish.answer(progress("pending")).await;
     daemon.asked("login-wait").await.answer(progress("done")).await;
     until(&mut lines, "signed in to scm.example.com as alice").await;
+    daemon.asked("accounts").await.answer(json!({ "accounts": [] })).await;
     assert_eq!(end(child).await.0, Some(0));
     daemon.assert_not_asked();
 }
@@ -371,9 +375,14 @@ signed out of scm.example.com as bob; the host was not told or did not say: see 
     assert_eq!((code, serde_json::from_str(&stdout).ok()), (Some(0), Some(all)));
 
     let nothing = json!({ "removed": [], "error": null, "next": null });
-    let (code, stdout, stderr) = once(&daemon, &["logout", URL], "logout", &[("url", URL)], nothing).await;
+    let (code, stdout, stderr) = once(&daemon, &["logout", URL], "logout", &[("url", URL)], nothing.clone()).await;
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert_eq!(stderr, "error: you are not signed in there\nhint: see where you are: scm-agent accounts\n");
+    // A script is told as well.
+    let fields = [("url", URL), ("account", "bob")];
+    let (code, stdout, _) = once(&daemon, &["logout", URL, "--account", "bob", "--json"], "logout", &fields, nothing).await;
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &told["error"]), (Some(1), &json!("you are not signed in there as bob")));
 
     let partly = json!({ "removed": [removed("alice", true)], "error": "the store cannot be written", "next": "make room" });
     let (code, stdout, stderr) = once(&daemon, &["logout", URL], "logout", &[("url", URL)], partly).await;

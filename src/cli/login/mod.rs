@@ -20,7 +20,7 @@ use self::screen::{Countdown, DeviceCode, link, web_url};
 use self::surroundings::Surroundings;
 use super::{Io, client, target};
 use crate::error::{Error, Kind};
-use crate::login::{Begun, Cancelled, Login, Mode, Progress, Refused, State};
+use crate::login::{Accounts, Begun, Cancelled, Login, Mode, Progress, Refused, State};
 
 /// Arguments of `login`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +49,7 @@ pub struct Args {
 /// the user gives up.
 pub fn run(args: &Args, socket: impl FnOnce() -> Result<PathBuf, Error>, io: &mut Io<'_>) -> Result<(), Error> {
     let url = target::url(&args.url)?;
-    target::account(args.account.as_deref())?;
+    target::new_account(args.account.as_deref())?;
     let surroundings = Surroundings::from_process(io.stdout_is_terminal);
     let attempt = Attempt { args, socket: &socket()?, surroundings: &surroundings };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -80,7 +80,8 @@ impl Attempt<'_> {
 
         let mut asked = std::pin::pin!(self.ask::<Login>(TIMEOUT, "login", fields));
         let (answer, given_up) = tokio::select! {
-            answer = &mut asked => (answer?, None),
+            // Whoever has given up is shown no code any more.
+            biased;
             given_up = signals.next() => tokio::select! {
                 // What has begun cannot be taken back before the daemon has said what it is called.
                 answer = &mut asked => match answer {
@@ -89,6 +90,7 @@ impl Attempt<'_> {
                 },
                 again = signals.next() => return Err(again),
             },
+            answer = &mut asked => (answer?, None),
         };
         let begun = match answer {
             Login::Begun(begun) => begun,
@@ -101,8 +103,9 @@ impl Attempt<'_> {
         let outcome = match given_up {
             Some(given_up) => Err(given_up),
             None => tokio::select! {
-                outcome = self.proceed(&begun, callback, io) => outcome,
+                biased;
                 given_up = signals.next() => Err(given_up),
+                outcome = self.proceed(&begun, callback, io) => outcome,
             },
         };
         match outcome {
@@ -112,7 +115,7 @@ impl Attempt<'_> {
                     let _ = self.cancel(&begun, &mut signals).await;
                 }
                 self.json(&progress, io)?;
-                self.conclude(progress, io)
+                self.conclude(progress, io).await
             }
             Err(error) => {
                 if self.surroundings.stderr_is_terminal && !self.args.json {
@@ -260,26 +263,53 @@ impl Attempt<'_> {
     }
 
     /// What the command ends with.
-    fn conclude(&self, progress: Progress, io: &mut Io<'_>) -> Result<(), Error> {
+    async fn conclude(&self, progress: Progress, io: &mut Io<'_>) -> Result<(), Error> {
         let Progress { state, account, host, error, next, .. } = progress;
-        let again = "to try again: scm-agent login";
-        let (kind, sentence, hint) = match state {
+        let url = target::url(&self.args.url)?;
+        let again = || format!("to try again: scm-agent login {url}");
+        match state {
             State::Done => {
-                let account = account.map(|name| format!(" as {name}")).unwrap_or_default();
-                return self.tell(&format!("signed in to {host}{account}; git gets its tokens from now on\n"), io);
+                let name = account.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
+                self.tell(&format!("signed in to {host}{name}; git gets its tokens from now on\n"), io)?;
+                if let (Some(error), false) = (error, self.args.json) {
+                    let _ = writeln!(io.stderr, "warning: {error}");
+                    next.map_or(Ok(()), |next| writeln!(io.stderr, "hint: {next}")).ok();
+                }
+                self.tell_of_choice(&url, &host, account.as_deref(), io).await
             }
-            State::Denied => (Kind::User, format!("{host} says that the login was denied"), again),
-            State::Expired => (Kind::User, format!("nobody signed in to {host} in time"), again),
+            // The state says all that the daemon's words would.
+            State::Denied => Err(Error::new(Kind::User, format!("{host} says that the login was denied")).hint(again())),
+            State::Expired => Err(Error::new(Kind::User, format!("nobody signed in to {host} in time")).hint(again())),
             State::Failed | State::Pending => {
-                (Kind::Upstream, format!("the login to {host} failed"), "see what is wrong: scm-agent status")
+                let sentence = format!("the login to {host} failed");
+                let sentence = error.map_or_else(|| sentence.clone(), |error| format!("{sentence}: {error}"));
+                Err(Error::new(Kind::Upstream, sentence).hint(next.unwrap_or_else(|| "see what is wrong: scm-agent status".to_owned())))
             }
-        };
-        let sentence = match error {
-            Some(error) => format!("{sentence}: {error}"),
-            None => sentence,
-        };
-        Err(Error::new(kind, sentence).hint(next.unwrap_or_else(|| hint.to_owned())))
+        }
     }
+
+    /// Tells who has several accounts on the host how git learns which one is meant. A daemon that does not say spoils nothing.
+    async fn tell_of_choice(&self, url: &str, host: &str, account: Option<&str>, io: &mut Io<'_>) -> Result<(), Error> {
+        let (Some(account), false) = (account, self.args.json) else { return Ok(()) };
+        let Ok(Accounts { accounts }) = self.ask::<Accounts>(CANCEL_TIMEOUT, "accounts", Vec::new()).await else { return Ok(()) };
+        let count = accounts.iter().filter(|one| one.host == host).count();
+        if count < 2 {
+            return Ok(());
+        }
+        self.tell(
+            &format!(
+                "you have {count} accounts there; to have git use this one: git config credential.{}.username {account}\n",
+                origin(url)
+            ),
+            io,
+        )
+    }
+}
+
+/// Scheme and host of a URL, for which git keeps settings.
+fn origin(url: &str) -> &str {
+    let end = url.find("://").and_then(|scheme| url[scheme + 3..].find('/').map(|path| scheme + 3 + path));
+    &url[..end.unwrap_or(url.len())]
 }
 
 /// Waits for something while the time left is shown, once a second.
@@ -346,7 +376,7 @@ fn no_page(host: &str) -> Error {
 /// How long the daemon may take to answer: it asks the host before it does.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The same, for taking back what has begun: nobody waits long after Ctrl-C.
+/// The same, for taking back what has begun, and for what comes after: nobody waits long then.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A day: a host that gives longer means something else.

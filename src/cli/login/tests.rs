@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use clap::Parser;
@@ -20,6 +22,7 @@ struct Line {
 struct Ran {
     outcome: Result<(), Error>,
     stdout: String,
+    stderr: String,
     asked: Vec<String>,
     took: Duration,
 }
@@ -29,7 +32,8 @@ struct Ran {
 async fn login(arguments: &[&str], answers: &[Value]) -> Ran {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("agent.sock");
-    let daemon = daemon(&socket, answers);
+    let over = Arc::new(AtomicBool::new(false));
+    let daemon = daemon(&socket, answers, Arc::clone(&over));
     let args = Line::parse_from(["login", "https://scm.example.com/a"].iter().chain(arguments)).args;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut io = Io { stdin: &mut std::io::empty(), stdout: &mut stdout, stderr: &mut stderr, stdout_is_terminal: false };
@@ -37,16 +41,24 @@ async fn login(arguments: &[&str], answers: &[Value]) -> Ran {
     let start = Instant::now();
     let outcome = attempt.run("https://scm.example.com/a".to_owned(), &mut io).await;
     let took = start.elapsed();
-    Ran { outcome, stdout: String::from_utf8(stdout).unwrap(), asked: daemon.join().unwrap(), took }
+    // A daemon that still waits for questions learns that there are none; one that has given its last answer is gone.
+    over.store(true, Ordering::SeqCst);
+    let _ = UnixStream::connect(&socket);
+    let text = |written| String::from_utf8(written).unwrap();
+    Ran { outcome, stdout: text(stdout), stderr: text(stderr), asked: daemon.join().unwrap(), took }
 }
 
-fn daemon(socket: &Path, answers: &[Value]) -> JoinHandle<Vec<String>> {
+fn daemon(socket: &Path, answers: &[Value], over: Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
     let listener = UnixListener::bind(socket).unwrap();
     let mut answers: VecDeque<Value> = answers.iter().cloned().collect();
     std::thread::spawn(move || {
         let mut asked = Vec::new();
         while let Some(answer) = answers.pop_front() {
             let (mut stream, _) = listener.accept().unwrap();
+            if over.load(Ordering::SeqCst) {
+                break;
+            }
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             let mut question = String::new();
             stream.read_to_string(&mut question).unwrap();
             asked.push(question);
@@ -167,4 +179,39 @@ async fn a_login_of_another_kind_than_asked_for_is_taken_back() {
     let ran = login(&["--device"], &[browser, json!({ "cancelled": true })]).await;
     assert_eq!(ran.outcome.unwrap_err().kind(), Kind::Upstream);
     assert_eq!(ran.asked[1..], [CANCEL]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_is_asked_less_than_it_expects_does_not_keep_the_test() {
+    let ran = login(&[], &[begun(), progress("denied"), pending(5), pending(5)]).await;
+    assert_eq!(ran.asked.len(), 2);
+    assert_eq!(ran.outcome.unwrap_err().hints(), ["to try again: scm-agent login https://scm.example.com/a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_is_not_kept_says_so() {
+    let mut done = progress("done");
+    done["error"] = json!("the sign-in serves, but is not kept for the next start: no space");
+    done["next"] = json!("scm-agent doctor");
+    let ran = login(&[], &[begun(), done]).await;
+    ran.outcome.unwrap();
+    let warning = "warning: the sign-in serves, but is not kept for the next start: no space\nhint: scm-agent doctor\n";
+    assert!(ran.stderr.ends_with(warning), "{}", ran.stderr);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_several_accounts_there_is_told_how_git_chooses() {
+    let account = |host: &str, name: &str| json!({ "host": host, "integration_id": "i", "account": name, "state": "valid" });
+    let mut done = progress("done");
+    done["account"] = json!("work");
+    let others = [account("scm.example.com", "alice"), account("scm.example.com", "work"), account("other.example", "alice")];
+    let choice = "you have 2 accounts there; to have git use this one: git config credential.https://scm.example.com.username work\n";
+    for (count, told) in [(3, true), (1, false)] {
+        let ran = login(&["--account", "work"], &[begun(), done.clone(), json!({ "accounts": others[..count] })]).await;
+        ran.outcome.unwrap();
+        assert_eq!(ran.stdout.ends_with(choice), told, "{}", ran.stdout);
+    }
+    // Scripts are given documents and nothing else.
+    let ran = login(&["--json", "--account", "work"], &[begun(), done, json!({ "accounts": others })]).await;
+    assert_eq!((ran.asked.len(), ran.stdout.lines().count()), (2, 2));
 }
