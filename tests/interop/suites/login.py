@@ -9,7 +9,7 @@ import urllib.parse
 from agent import Agent, Key, forms
 from browser import Browser
 from git_host import GitHost
-from harness import Suite, expect, wait_until
+from harness import Failed, Suite, expect, wait_until
 from parts import ControlPlane, Issuer
 
 APP = "users-app"
@@ -152,6 +152,25 @@ class Login(LoginSuite):
             fresh = self.token()
         expect(fresh != stale and self.owner(fresh) == "alice", "the token is the old one, or dead")
 
+    def case_every_refresh_brings_another_pair(self):
+        rounds, seen = 3, [self.token()]
+        held = self.issuer.grants_of("alice")[-1]
+        self.issuer.lifetime(SHORT)
+        self.issuer.end(seen[0])
+        self.agent.ask("erase", protocol="http", host=self.host, username="x", password=seen[0])
+        with self.counted(refreshes=rounds, rotations=rounds, refused=0):
+            seen.append(self.token())
+            for number in range(1, rounds):
+                if number == rounds - 1:
+                    self.issuer.lifetime(LONG)
+                time.sleep(UNTIL_EXPIRED)
+                self.agent.git("ls-remote", self.url)
+                seen.append(self.token())
+        expect(len(set(seen)) == rounds + 1, f"{len(set(seen))} different tokens of {rounds + 1}")
+        live = {token for token in self.issuer.grants_of("alice")[-1] if self.issuer.introspect(token)["active"]}
+        # The last access token and the last refresh token.
+        expect(len(live) == 2 and seen[-1] in live and not live & held, f"{len(live)} tokens of the grant are live")
+
     def case_a_token_that_died_early_is_refreshed(self):
         stale = self.token()
         self.issuer.end(stale)
@@ -226,7 +245,8 @@ class Login(LoginSuite):
             result = login.result()
         expect(page.status == 200, f"the person sees {page.status}")
         expect((result["state"], result["account"]) == ("done", "carol"), f"it ends with {result}")
-        expect(self.owner(self.token("carol")) == "carol", "no token of hers")
+        self.agent.git("-c", f"credential.http://{self.host}.username=carol", "ls-remote", self.url)
+        expect(self.owner(self.git_host.visits[-1][1]) == "carol", "git did not come with a token of hers")
         expect(self.issuer.ask({"do": "kinds"})["code_verifier"], "the issuer was shown no verifier")
 
     def case_a_browser_login_may_be_denied(self):
@@ -234,12 +254,36 @@ class Login(LoginSuite):
         expect(result["state"] == "denied", f"it ends with {result}")
         expect("denied" not in self.accounts(), "an account without a grant")
 
+    def case_a_grant_by_code_is_refreshed_as_well(self):
+        stale = self.token("carol")
+        self.issuer.end(stale)
+        choice = ("-c", f"credential.http://{self.host}.username=carol")
+        with self.counted(refreshes=1, rotations=1, refused=0):
+            self.agent.git(*choice, "ls-remote", self.url, check=False)
+            self.agent.git(*choice, "ls-remote", self.url)
+        expect(self.token("carol") != stale and self.owner(self.token("carol")) == "carol", "the dead token is still given out")
+
+    def give_up(self, login, number):
+        """Ends a login as a terminal does: with Ctrl-C, or by being closed."""
+        login.child.send_signal(number)
+        wait_until(lambda: login.child.poll() is not None, "it does not end", 10)
+        wanted = 130 if number == signal.SIGINT else 1
+        expect(login.child.returncode == wanted, f"signal {number} ends it with {login.child.returncode}")
+
     def case_an_interrupted_login_leaves_nothing(self):
-        with self.agent.login(f"http://{self.host}", "--device", "--account", "gone") as login:
-            login.child.send_signal(signal.SIGINT)
-            wait_until(lambda: login.child.poll() is not None, "it does not end", 10)
-            expect(login.child.returncode != 0, "it ended well")
-            Browser("gone").decide(self.page_of(login))
+        # More of them than one user may have open at a time, so that one that stays would be in the way.
+        for number in [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] * 2:
+            with self.agent.login(f"http://{self.host}", "--device", "--account", "gone") as login:
+                self.give_up(login, number)
+                Browser("gone").decide(self.page_of(login))
+        with self.agent.login(f"http://{self.host}", "--browser", "--account", "gone") as login:
+            self.give_up(login, signal.SIGINT)
+            try:
+                Browser("gone").decide(self.page_of(login))
+            except OSError:
+                pass
+            else:
+                raise Failed("somebody still listens for the browser")
         polls = self.issuer.people()["polls"]
         time.sleep(3)
         expect(self.issuer.people()["polls"] == polls, "somebody still asks for it")
