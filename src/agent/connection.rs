@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
 use super::{Agent, Client, sign_in};
-use crate::broker::{Caller, Outcome};
+use crate::broker::{Caller, Outcome, Presentation};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest};
 use crate::integration::sync::{Asker, TrustError};
@@ -161,12 +161,17 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     match agent.broker.answer(operation, &request, caller(client, agent)).await {
         Outcome::Silence => end(Vec::new()),
         Outcome::Refusal { message: text, quit } => message(&text, quit),
-        Outcome::Credential { username, token, password_expiry_utc } => {
-            let password = token.access_token.expose_secret();
+        Outcome::Credential { presentation, token, password_expiry_utc } => {
+            let token = token.access_token.expose_secret().as_bytes();
+            let nothing = CredentialAnswer { password_expiry_utc, ..CredentialAnswer::default() };
+            let (answer, name_length) = match &presentation {
+                Presentation::Bearer => (CredentialAnswer { bearer: Some(token), ..nothing }, 0),
+                Presentation::Password { username } => {
+                    (CredentialAnswer { username: Some(username), password: Some(token), ..nothing }, username.len())
+                }
+            };
             // Large enough at once: growing would leave copies.
-            let mut text = Vec::with_capacity(username.len() + password.len() + 128);
-            let answer =
-                CredentialAnswer { username: Some(&username), password: Some(password.as_bytes()), password_expiry_utc, quit: false };
+            let mut text = Vec::with_capacity(name_length + token.len() + 128);
             match answer.write(&mut text) {
                 Ok(()) => end(text),
                 Err(error) => message(&error.to_string(), true),
@@ -229,7 +234,7 @@ fn message(line: &str, quit: bool) -> Answer<'static> {
     let mut text = Vec::new();
     frame::write_message(line, &mut text);
     // Cannot fail: there is no value in it.
-    let _ = CredentialAnswer { username: None, password: None, password_expiry_utc: None, quit }.write(&mut text);
+    let _ = CredentialAnswer { quit, ..CredentialAnswer::default() }.write(&mut text);
     end(text)
 }
 

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
 use super::grants::{Choice, GrantError};
-use super::{Broker, Caller, Error, Outcome, Right, TokenKey, unix_seconds};
+use super::{Broker, Caller, Error, Outcome, Presentation, Right, TokenKey, unix_seconds};
 use crate::git::{CredentialRequest, Operation};
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
@@ -82,7 +82,10 @@ impl Broker {
         }
         match minted {
             // 5: the answer.
-            Ok(token) => self.credential(caller, &location, &integration, "service", plan.username, token),
+            Ok(token) => {
+                let presentation = Presentation::of(request, plan.bearer, plan.username);
+                self.credential(caller, &location, &integration, "service", presentation, token)
+            }
             Err(error) => {
                 if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
                     return self.get_own(request, caller, &location, &integration, user).await;
@@ -137,7 +140,10 @@ impl Broker {
             return Box::pin(self.get(request, caller)).await;
         }
         match token {
-            Ok(token) => self.credential(caller, location, integration, "user", plan.username.clone(), token),
+            Ok(token) => {
+                let presentation = Presentation::of(request, plan.bearer, plan.username.clone());
+                self.credential(caller, location, integration, "user", presentation, token)
+            }
             Err(error) => {
                 let next = match &*error {
                     MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login.as_str(),
@@ -156,7 +162,7 @@ impl Broker {
         location: &Location,
         integration: &ScmIntegration,
         grant: &'static str,
-        username: String,
+        presentation: Presentation,
         token: Arc<CachedToken>,
     ) -> Outcome {
         let fingerprint = self.fingerprints.of(&token.access_token);
@@ -164,7 +170,7 @@ impl Broker {
             target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
             "answered"
         );
-        Outcome::Credential { username, password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())), token }
+        Outcome::Credential { presentation, password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())), token }
     }
 
     /// The answer for a place that no integration in force serves: perhaps one would that nobody has trusted yet.
@@ -180,7 +186,7 @@ impl Broker {
 
     /// Forgets a token that a host refused, if it is the one held.
     async fn erase(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
-        let Some(password) = &request.password else { return Outcome::Silence };
+        let Some(refused) = request.token() else { return Outcome::Silence };
         // The user name is the one that was answered, not the one of the URL, so it says nothing of the place. Whatever the
         // place leaves open, the token itself settles.
         let Ok(location) = self.location(request, None) else { return Outcome::Silence };
@@ -191,9 +197,9 @@ impl Broker {
         };
         for integration in candidates {
             // Who may not have the app's token may not have it forgotten either.
-            let erased = self.grants.erase(caller.uid, &integration, password.expose_secret()).await
+            let erased = self.grants.erase(caller.uid, &integration, refused.expose_secret()).await
                 || caller.may(Right::Service, &integration, &location, "erase")
-                    && self.cache.erase(&TokenKey::of(&integration), password.expose_secret());
+                    && self.cache.erase(&TokenKey::of(&integration), refused.expose_secret());
             info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
         }
         Outcome::Silence

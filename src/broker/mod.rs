@@ -5,6 +5,7 @@ mod fingerprint;
 mod following;
 mod grants;
 mod kept;
+mod presentation;
 mod report;
 mod revocation;
 mod rights;
@@ -31,6 +32,7 @@ use crate::store::GrantStore;
 use fingerprint::TokenFingerprints;
 use grants::Grants;
 pub use kept::{KeptList, Opened};
+pub use presentation::Presentation;
 pub use report::Report;
 use report::describe_sync;
 use revocation::Revocations;
@@ -63,9 +65,9 @@ pub struct Caller {
 pub enum Outcome {
     /// A credential.
     Credential {
-        /// The user name that the host wants with the token.
-        username: String,
-        /// The password.
+        /// How git is to send the token.
+        presentation: Presentation,
+        /// The token.
         token: Arc<CachedToken>,
         /// When git should stop using it, Unix seconds.
         password_expiry_utc: Option<u64>,

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The scheme of a token in the `Authorization` header (RFC 6750 section 2.1).
+pub(super) const BEARER: &str = "Bearer";
+
 /// An answer to git's `get`.
 ///
 /// It cannot name a protocol, host or path: git would take them over, and a token meant for one host would go to another.
@@ -11,7 +14,11 @@ pub struct CredentialAnswer<'a> {
     pub username: Option<&'a str>,
     /// The access token.
     pub password: Option<&'a [u8]>,
-    /// When git should stop using the password, in seconds since 1970.
+    /// The access token where git is to send it as Bearer, which it must have announced that it can
+    /// ([`takes_bearer`](super::CredentialRequest::takes_bearer)): else it drops the token without a word. User name and password
+    /// have no meaning then and are not written.
+    pub bearer: Option<&'a [u8]>,
+    /// When git should stop using the password or token, in seconds since 1970.
     pub password_expiry_utc: Option<u64>,
     /// Tells git to stop here: neither other helpers nor the user are asked.
     pub quit: bool,
@@ -38,11 +45,20 @@ impl CredentialAnswer<'_> {
     /// # Errors
     /// [`AnswerError`] when a value holds LF, CR or NUL, whoever it came from; nothing was appended then.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
-        let Self { username, password, password_expiry_utc, quit } = *self;
+        let Self { username, password, bearer, password_expiry_utc, quit } = *self;
+        let (username, password) = if bearer.is_some() { (None, None) } else { (username, password) };
+        let bearer = bearer.map(|token| checked("credential", token)).transpose()?;
+        let by_header = |value: &'static str| bearer.map(|_| value.as_bytes());
         let username = username.map(|username| checked("username", username.as_bytes())).transpose()?;
         let password = password.map(|password| checked("password", password)).transpose()?;
         let expiry = password_expiry_utc.map(|seconds| seconds.to_string());
         let lines = [
+            // First: git heeds what depends on a capability only after it.
+            ("capability[]", by_header("authtype")),
+            ("authtype", by_header(BEARER)),
+            ("credential", bearer),
+            // No other helper is to keep it: the next `get` brings the token that is good then.
+            ("ephemeral", by_header("1")),
             ("username", username),
             ("password", password),
             ("password_expiry_utc", expiry.as_deref().map(str::as_bytes)),
@@ -60,10 +76,11 @@ impl CredentialAnswer<'_> {
 
 impl fmt::Debug for CredentialAnswer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { username, password, password_expiry_utc, quit } = self;
+        let Self { username, password, bearer, password_expiry_utc, quit } = self;
         f.debug_struct("CredentialAnswer")
             .field("username", username)
             .field("password", &password.map(|_| "[redacted]"))
+            .field("bearer", &bearer.map(|_| "[redacted]"))
             .field("password_expiry_utc", password_expiry_utc)
             .field("quit", quit)
             .finish()
@@ -97,15 +114,27 @@ mod tests {
     const FULL: CredentialAnswer<'_> = CredentialAnswer {
         username: Some("x-token-auth"),
         password: Some(b"canary"),
+        bearer: None,
         password_expiry_utc: Some(1_900_000_000),
         quit: false,
     };
+
+    /// The same token for the header. It has a user name and a password too, which are to have no say.
+    const BEARER_TOKEN: CredentialAnswer<'_> = CredentialAnswer { bearer: Some(b"canary"), ..FULL };
 
     #[test]
     fn an_answer_is_one_line_per_value() {
         let mut out = Vec::new();
         FULL.write(&mut out).unwrap();
         assert_eq!(out, b"username=x-token-auth\npassword=canary\npassword_expiry_utc=1900000000\n");
+    }
+
+    #[test]
+    fn a_bearer_token_comes_after_its_capability_and_without_user_name_and_password() {
+        let mut out = Vec::new();
+        BEARER_TOKEN.write(&mut out).unwrap();
+        let expected = b"capability[]=authtype\nauthtype=Bearer\ncredential=canary\nephemeral=1\npassword_expiry_utc=1900000000\n";
+        assert_eq!(out, expected);
     }
 
     #[test]
@@ -122,19 +151,25 @@ mod tests {
             assert_eq!(CredentialAnswer { password: Some(bad), ..FULL }.write(&mut out), Err(AnswerError { key: "password" }));
             let username = std::str::from_utf8(bad).unwrap();
             assert_eq!(CredentialAnswer { username: Some(username), ..FULL }.write(&mut out), Err(AnswerError { key: "username" }));
+            let credential = CredentialAnswer { bearer: Some(bad), ..BEARER_TOKEN };
+            assert_eq!(credential.write(&mut out), Err(AnswerError { key: "credential" }));
             assert_eq!(out, b"before");
         }
     }
 
     #[test]
     fn the_buffer_is_grown_once_to_the_exact_size() {
-        let mut out = Vec::new();
-        FULL.write(&mut out).unwrap();
-        assert_eq!(out.capacity(), out.len());
+        for answer in [FULL, BEARER_TOKEN] {
+            let mut out = Vec::new();
+            answer.write(&mut out).unwrap();
+            assert_eq!(out.capacity(), out.len());
+        }
     }
 
     #[test]
     fn debug_never_shows_the_password() {
-        assert!(!format!("{FULL:?}").contains("canary"));
+        for answer in [FULL, BEARER_TOKEN] {
+            assert!(!format!("{answer:?}").contains("canary"));
+        }
     }
 }

@@ -52,9 +52,8 @@ impl Operation {
     }
 }
 
-/// What a helper says to git's `capability` action: the protocol's version, and none of the optional capabilities, since an
-/// announced one has to be honoured.
-pub const CAPABILITIES: &[u8] = b"version 0\n";
+/// What a helper says to git's `capability` action: the protocol's version, and the one optional capability that is made use of.
+pub const CAPABILITIES: &[u8] = b"version 0\ncapability authtype\n";
 
 #[cfg(test)]
 mod tests {

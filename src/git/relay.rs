@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::Wiped;
+use super::answer::BEARER;
 use super::frame::printable;
 
 /// An agent's answer, sorted by who is to see it.
@@ -37,7 +38,12 @@ pub enum RelayError {
         /// Counted from 1.
         line: usize,
     },
-    /// An expiry that is no number, or `quit` with anything but 1.
+    /// A key that needs the capability `authtype` comes before it, where git would drop it without a word.
+    Order {
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An expiry that is no number, a scheme other than Bearer, or `ephemeral` or `quit` with anything but 1.
     Value {
         /// Counted from 1.
         line: usize,
@@ -50,6 +56,7 @@ impl fmt::Display for RelayError {
             Self::Byte { line } => write!(f, "line {line} of the answer has a carriage return or a NUL byte in it"),
             Self::Duplicate { line } => write!(f, "line {line} of the answer repeats a key"),
             Self::NotKeyValue { line } => write!(f, "line {line} of the answer is not of the form key=value"),
+            Self::Order { line } => write!(f, "line {line} of the answer comes before the capability that it needs"),
             Self::Value { line } => write!(f, "line {line} of the answer has a value that its key cannot have"),
         }
     }
@@ -58,7 +65,18 @@ impl fmt::Display for RelayError {
 impl std::error::Error for RelayError {}
 
 /// The keys that git may see, and the two that the user may see.
-const KEYS: [&[u8]; 6] = [b"error", b"message", b"password", b"password_expiry_utc", b"quit", b"username"];
+const KEYS: [&[u8]; 10] = [
+    b"authtype",
+    b"capability[]",
+    b"credential",
+    b"ephemeral",
+    b"error",
+    b"message",
+    b"password",
+    b"password_expiry_utc",
+    b"quit",
+    b"username",
+];
 
 impl Relay {
     /// Sorts an answer, given without its final blank line. Other keys (`host`, `oauth_refresh_token`) are dropped.
@@ -68,6 +86,7 @@ impl Relay {
     pub fn read(answer: &[u8]) -> Result<Self, RelayError> {
         let mut relay = Self { git: Wiped::with_capacity(answer.len()), ..Self::default() };
         let mut seen = [false; KEYS.len()];
+        let mut has_authtype = false;
         for (index, line) in answer.split_inclusive(|&byte| byte == b'\n').enumerate() {
             let number = index + 1;
             let content = line.strip_suffix(b"\n").unwrap_or(line);
@@ -76,18 +95,25 @@ impl Relay {
             }
             let equals = content.iter().position(|&byte| byte == b'=').ok_or(RelayError::NotKeyValue { line: number })?;
             let (key, value) = (&content[..equals], &content[equals + 1..]);
+            // A list, of which one entry is known.
+            if key == b"capability[]" && value != b"authtype" {
+                continue;
+            }
             let Some(known) = KEYS.iter().position(|&known| known == key) else { continue };
             if std::mem::replace(&mut seen[known], true) {
                 return Err(RelayError::Duplicate { line: number });
             }
             match key {
+                b"authtype" | b"credential" | b"ephemeral" if !has_authtype => return Err(RelayError::Order { line: number }),
+                b"authtype" if value != BEARER.as_bytes() => return Err(RelayError::Value { line: number }),
                 b"error" => relay.error = Some(printable(&String::from_utf8_lossy(value))),
                 b"message" => relay.message = Some(printable(&String::from_utf8_lossy(value))),
                 b"password_expiry_utc" if value.is_empty() || !value.iter().all(u8::is_ascii_digit) => {
                     return Err(RelayError::Value { line: number });
                 }
-                b"quit" if value != b"1" => return Err(RelayError::Value { line: number }),
+                b"ephemeral" | b"quit" if value != b"1" => return Err(RelayError::Value { line: number }),
                 _ => {
+                    has_authtype |= key == b"capability[]";
                     relay.git.extend(content);
                     relay.git.extend(b"\n");
                 }
@@ -121,6 +147,14 @@ mod tests {
     }
 
     #[test]
+    fn a_bearer_token_is_let_through_with_the_capability_that_it_needs() {
+        let answer = b"capability[]=authtype\nauthtype=Bearer\ncredential=t=\nephemeral=1\npassword_expiry_utc=1900000000\n";
+        assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), answer);
+        let others = b"capability[]=state\ncapability[]=authtype\ncapability[]=new\nauthtype=Bearer\ncredential=t\n";
+        assert_eq!(Relay::read(others).unwrap().git.expose_secret(), b"capability[]=authtype\nauthtype=Bearer\ncredential=t\n");
+    }
+
+    #[test]
     fn what_git_must_not_believe_is_dropped() {
         let answer = b"protocol=http\nhost=evil.example\npath=x\noauth_refresh_token=r\nusername=u\nurl=http://evil.example\nstate[]=x\n";
         assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), b"username=u\n");
@@ -148,6 +182,14 @@ mod tests {
             (b"password_expiry_utc=\n", RelayError::Value { line: 1 }),
             (b"password_expiry_utc=-1\n", RelayError::Value { line: 1 }),
             (b"quit=0\n", RelayError::Value { line: 1 }),
+            (b"capability[]=authtype\ncapability[]=authtype\n", RelayError::Duplicate { line: 2 }),
+            (b"capability[]=authtype\ncredential=t\ncredential=u\n", RelayError::Duplicate { line: 3 }),
+            (b"capability[]=authtype\nauthtype=Basic\n", RelayError::Value { line: 2 }),
+            (b"capability[]=authtype\nauthtype=Bearer x\n", RelayError::Value { line: 2 }),
+            (b"capability[]=authtype\nephemeral=0\n", RelayError::Value { line: 2 }),
+            (b"capability[]=state\nauthtype=Bearer\n", RelayError::Order { line: 2 }),
+            (b"credential=t\ncapability[]=authtype\n", RelayError::Order { line: 1 }),
+            (b"ephemeral=1\n", RelayError::Order { line: 1 }),
         ];
         for (answer, error) in table {
             assert_eq!(Relay::read(answer).unwrap_err(), *error, "{}", answer.escape_ascii());

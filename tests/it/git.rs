@@ -73,6 +73,12 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, RequestError)> {
         ("two paths", b"protocol=https\nhost=a\npath=x\npath=y\n", Duplicate { key: "path" }),
         ("two users", b"protocol=https\nhost=a\nusername=x\nusername=y\n", Duplicate { key: "username" }),
         ("two passwords", b"protocol=https\nhost=a\npassword=x\npassword=y\n", Duplicate { key: "password" }),
+        ("two schemes", b"protocol=https\nhost=a\nauthtype=Basic\nauthtype=Bearer\n", Duplicate { key: "authtype" }),
+        ("two credentials", b"protocol=https\nhost=a\ncredential=x\ncredential=y\n", Duplicate { key: "credential" }),
+        ("escape sequence in a scheme", b"protocol=https\nhost=a\nauthtype=Bearer\x1b[2K\n", Control { key: "authtype" }),
+        ("tab in a credential", b"protocol=https\nhost=a\ncredential=x\ty\n", Control { key: "credential" }),
+        ("bare CR in a credential", b"protocol=https\nhost=a\ncredential=x\rhost=good.example\n", CarriageReturn { line: 3 }),
+        ("NUL in a credential", b"protocol=https\nhost=a\ncredential=p\0q\n", Nul { line: 3 }),
         (
             "two expiries",
             b"protocol=https\nhost=a\npassword_expiry_utc=1\npassword_expiry_utc=2\n",

@@ -179,7 +179,7 @@ fn an_unknown_operation_is_passed_over_in_silence_without_asking_the_agent() {
 #[test]
 fn capabilities_version_and_usage_need_no_agent() {
     let nowhere = Path::new("/nonexistent/agent.sock");
-    assert_eq!(run(nowhere, "capability", b"").stdout, b"version 0\n");
+    assert_eq!(run(nowhere, "capability", b"").stdout, b"version 0\ncapability authtype\n");
     assert_eq!(run(nowhere, "--version", b"").stdout, format!("git-credential-scm-agent {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
     assert!(run(nowhere, "--help", b"").stdout.starts_with(b"usage: "));
     let wrong = run(nowhere, "--unknown", b"");
@@ -405,7 +405,7 @@ fn git_itself_takes_the_credential() {
         username: Some("x-token-auth"),
         password: Some(b"t0ken="),
         password_expiry_utc: Some(4_102_444_800),
-        quit: false,
+        ..CredentialAnswer::default()
     };
     credential.write(&mut answer).unwrap();
     let agent = Agent::answering(ended(&answer));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::answer::{AnswerError, write_line};
+use super::answer::{AnswerError, BEARER, write_line};
 use super::url;
 use super::wiped::Wiped;
 
@@ -27,6 +27,11 @@ pub struct CredentialRequest {
     pub username: Option<String>,
     /// The password that `store` and `erase` speak of.
     pub password: Option<Password>,
+    /// The scheme of [`credential`](Self::credential); in a `get`, the one that is wanted. Case does not matter (RFC 9110
+    /// section 11.1).
+    pub authtype: Option<String>,
+    /// What git sent after the scheme in the `Authorization` header, instead of user name and password.
+    pub credential: Option<Password>,
     /// When the password expires, in seconds since 1970; `None` where git would read it as never.
     pub password_expiry_utc: Option<u64>,
     /// `capability[]`, in order: what git can handle of the answer.
@@ -161,11 +166,18 @@ impl CredentialRequest {
     /// # Errors
     /// [`AnswerError`] when a value holds LF, CR or NUL; nothing useful is in `out` then.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
-        let Self { protocol, host, path, username, password, password_expiry_utc, capabilities, wwwauth, state } = self;
+        let Self { protocol, host, path, username, password, authtype, credential, password_expiry_utc, capabilities, wwwauth, state } =
+            self;
         for (key, values) in [("capability[]", capabilities), ("wwwauth[]", wwwauth), ("state[]", state)] {
             for value in values {
                 write_line(out, key, value)?;
             }
+        }
+        if let Some(authtype) = authtype {
+            write_line(out, "authtype", authtype.as_bytes())?;
+        }
+        if let Some(credential) = credential {
+            write_line(out, "credential", credential.expose_secret())?;
         }
         write_line(out, "protocol", protocol.as_bytes())?;
         write_line(out, "host", host.as_bytes())?;
@@ -184,6 +196,22 @@ impl CredentialRequest {
         Ok(())
     }
 
+    /// Whether a token may be answered as Bearer: git can send one (2.46 and later), and no other scheme is asked for.
+    #[must_use]
+    pub fn takes_bearer(&self) -> bool {
+        self.has_capability("authtype") && self.authtype.as_deref().is_none_or(is_bearer)
+    }
+
+    /// The token that `store` and `erase` speak of, whichever way git sent it; `None` where it sent something that is no token.
+    #[must_use]
+    pub fn token(&self) -> Option<&Password> {
+        match &self.credential {
+            // Where git has both, this is the one that it sent.
+            Some(credential) => Some(credential).filter(|_| self.authtype.as_deref().is_some_and(is_bearer)),
+            None => self.password.as_ref(),
+        }
+    }
+
     /// Whether git announced a capability, such as `state`.
     #[must_use]
     pub fn has_capability(&self, name: &str) -> bool {
@@ -193,7 +221,19 @@ impl CredentialRequest {
 
 impl fmt::Debug for CredentialRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, host, path, username, password, password_expiry_utc, capabilities: _, wwwauth: _, state: _ } = self;
+        let Self {
+            protocol,
+            host,
+            path,
+            username,
+            password,
+            authtype,
+            credential,
+            password_expiry_utc,
+            capabilities: _,
+            wwwauth: _,
+            state: _,
+        } = self;
         f.debug_struct("CredentialRequest")
             .field("protocol", protocol)
             .field("host", host)
@@ -201,13 +241,15 @@ impl fmt::Debug for CredentialRequest {
             // People put tokens where the user name goes (`https://TOKEN@github.com`).
             .field("username", &username.as_ref().map(|_| "[redacted]"))
             .field("password", password)
+            .field("authtype", authtype)
+            .field("credential", credential)
             .field("password_expiry_utc", password_expiry_utc)
             .finish_non_exhaustive()
     }
 }
 
 /// The single-valued keys that are understood.
-const SINGLE: [&str; 7] = ["host", "password", "password_expiry_utc", "path", "protocol", "url", "username"];
+const SINGLE: [&str; 9] = ["authtype", "credential", "host", "password", "password_expiry_utc", "path", "protocol", "url", "username"];
 
 /// A request while its lines come in.
 #[derive(Default)]
@@ -240,8 +282,10 @@ impl Parser {
         }
         let request = &mut self.request;
         match key {
+            "authtype" => request.authtype = Some(text("authtype", value)?),
+            "credential" => request.credential = Some(password("credential", value)?),
             "host" => request.host = text("host", value)?,
-            "password" => request.password = Some(password(value)?),
+            "password" => request.password = Some(password("password", value)?),
             "password_expiry_utc" => request.password_expiry_utc = expiry(value),
             "path" => request.path = Some(text("path", value)?),
             "protocol" => request.protocol = text("protocol", value)?,
@@ -266,7 +310,7 @@ impl Parser {
             host: text("host", &host)?,
             path: path.map(|path| text("path", &path)).transpose()?,
             username: username.map(|username| text("username", &username)).transpose()?,
-            password: word.map(|word| password(word.expose_secret())).transpose()?,
+            password: word.map(|word| password("password", word.expose_secret())).transpose()?,
             ..CredentialRequest::default()
         };
         self.seen = SINGLE.map(|key| key == "url");
@@ -298,11 +342,15 @@ fn text(key: &'static str, value: &[u8]) -> Result<String, RequestError> {
     String::from_utf8(value.to_vec()).map_err(|_| RequestError::NotUtf8 { key })
 }
 
-fn password(value: &[u8]) -> Result<Password, RequestError> {
+fn password(key: &'static str, value: &[u8]) -> Result<Password, RequestError> {
     if value.iter().any(u8::is_ascii_control) {
-        return Err(RequestError::Control { key: "password" });
+        return Err(RequestError::Control { key });
     }
     Ok(Password::from(value))
+}
+
+fn is_bearer(authtype: &str) -> bool {
+    authtype.eq_ignore_ascii_case(BEARER)
 }
 
 /// Zero and what is no number mean never, as in git.

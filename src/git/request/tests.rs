@@ -63,6 +63,24 @@ fn a_capability_is_known_by_its_whole_name() {
 }
 
 #[test]
+fn the_token_that_was_refused_is_the_one_that_git_sent() {
+    for (lines, token) in [
+        ("username=u\npassword=p\n", Some("p")),
+        ("authtype=Bearer\ncredential=t\n", Some("t")),
+        ("capability[]=authtype\nauthtype=bearer\ncredential=t\nephemeral=1\nusername=u\npassword=p\n", Some("t")),
+        // Sent by another helper, and refused: the password was not.
+        ("authtype=Basic\ncredential=dTpw\npassword=p\n", None),
+        ("authtype=Digest\ncredential=t\n", None),
+        ("credential=t\n", None),
+        ("authtype=Bearer\n", None),
+        ("username=u\n", None),
+    ] {
+        let request = parse(&format!("protocol=https\nhost=a\n{lines}"));
+        assert_eq!(request.token().map(Password::expose_secret), token.map(str::as_bytes), "{lines:?}");
+    }
+}
+
+#[test]
 fn an_expiry_of_zero_or_of_no_number_is_never() {
     for never in ["0", "", "soon", "-1", "99999999999999999999999"] {
         assert_eq!(parse(&format!("protocol=https\nhost=a\npassword_expiry_utc={never}\n")).password_expiry_utc, None, "{never}");
@@ -98,7 +116,8 @@ fn the_limits_are_git_s_own() {
 
 #[test]
 fn debug_shows_neither_password_nor_user_name() {
-    let shown = format!("{:?}", parse("url=https://canary-user:canary-word@a.example/p\nstate[]=canary\nwwwauth[]=canary\n"));
+    let shown =
+        format!("{:?}", parse("url=https://canary-user:canary-word@a.example/p\ncredential=canary\nstate[]=canary\nwwwauth[]=canary\n"));
     assert!(!shown.contains("canary"), "{shown}");
     assert!(shown.contains("a.example"));
 }
@@ -147,11 +166,12 @@ const PIECES: &[&[u8]] =
 prop_compose! {
     fn request()(
         protocol in name(), host in name(), path in proptest::option::of(name()), username in proptest::option::of(name()),
+        authtype in proptest::option::of(name()), credential in proptest::option::of(name()),
         password in proptest::option::of(name()), expiry in proptest::option::of(1_u64..), capabilities in proptest::collection::vec(value(), 0..3),
         wwwauth in proptest::collection::vec(value(), 0..3), state in proptest::collection::vec(value(), 0..3),
     ) -> CredentialRequest {
         CredentialRequest {
-            protocol, host, path, username, password: password.map(|word| Password::from(word.as_bytes())),
+            protocol, host, path, username, authtype, credential: credential.map(|word| Password::from(word.as_bytes())), password: password.map(|word| Password::from(word.as_bytes())),
             password_expiry_utc: expiry, capabilities, wwwauth, state,
         }
     }
@@ -165,6 +185,8 @@ proptest! {
         prop_assert_eq!(written(&read), text);
         prop_assert_eq!((read.protocol, read.host, read.path, read.username), (request.protocol, request.host, request.path, request.username));
         prop_assert_eq!(read.password.map(|word| word.expose_secret().to_vec()), request.password.map(|word| word.expose_secret().to_vec()));
+        prop_assert_eq!(read.credential.map(|word| word.expose_secret().to_vec()), request.credential.map(|word| word.expose_secret().to_vec()));
+        prop_assert_eq!(read.authtype, request.authtype);
         prop_assert_eq!((read.password_expiry_utc, read.capabilities), (request.password_expiry_utc, request.capabilities));
         prop_assert_eq!((read.wwwauth, read.state), (request.wwwauth, request.state));
     }
@@ -178,7 +200,7 @@ proptest! {
     fn near_requests_never_panic_and_never_carry_what_must_not_pass(
         lines in proptest::collection::vec(
             (
-                prop_oneof!["(protocol|host|path|username|password|url)", "(state|wwwauth|capability)\\[\\]", "[a-z=]{0,3}"],
+                prop_oneof!["(protocol|host|path|username|password|authtype|credential|url)", "(state|wwwauth|capability)\\[\\]", "[a-z=]{0,3}"],
                 proptest::collection::vec(proptest::sample::select(PIECES), 0..6),
             ),
             0..6,
