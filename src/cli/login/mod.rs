@@ -80,7 +80,7 @@ impl Attempt<'_> {
 
         let mut asked = std::pin::pin!(self.ask::<Login>(TIMEOUT, "login", fields));
         let (answer, given_up) = tokio::select! {
-            // Whoever has given up is shown no code any more.
+            // A signal counts before an answer that is there at the same time.
             biased;
             given_up = signals.next() => tokio::select! {
                 // What has begun cannot be taken back before the daemon has said what it is called.
