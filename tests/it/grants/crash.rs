@@ -275,6 +275,8 @@ async fn killed_at_any_instant_a_grant_is_lost_only_if_the_host_had_renewed_and_
     let stage = Stage::new().await;
     let mut daemon = stage.start().await;
     stage.sign_in_with_browser(&daemon).await;
+    // As far away as a host in the same building, or nothing would be hit while it works.
+    stage.host.set_latency(Duration::from_millis(10));
     due(&stage, &daemon).await;
     let begun = Instant::now();
     stage.get(&daemon).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -45,6 +46,8 @@ struct State {
     device_code: String,
     counter: usize,
     expires_in: u64,
+    /// How long a refresh takes before the old pair dies, and again before the reply.
+    latency: Duration,
     live_refresh: HashSet<String>,
     /// Behind every token and code.
     mark: String,
@@ -120,6 +123,11 @@ impl Host {
     /// The device code that was given last.
     pub fn device_code(&self) -> String {
         self.shared.state.lock().unwrap().device_code.clone()
+    }
+
+    /// Has each half of a refresh take this long.
+    pub fn set_latency(&self, latency: Duration) {
+        self.shared.state.lock().unwrap().latency = latency;
     }
 
     /// The PKCE verifiers that came.
@@ -226,11 +234,12 @@ impl Shared {
     }
 
     async fn refresh(&self, fields: &HashMap<String, String>) -> Answer {
-        let forgotten = {
+        let (forgotten, latency) = {
             let mut state = self.state.lock().unwrap();
             state.refreshes_asked += 1;
-            state.forgotten
+            (state.forgotten, state.latency)
         };
+        tokio::time::sleep(latency).await;
         let _ = self.hold.subscribe().wait_for(|hold| *hold != Hold::Before).await;
         let answer = {
             let mut state = self.state.lock().unwrap();
@@ -250,6 +259,7 @@ impl Shared {
             Answer::json(200, &state.issue())
         };
         let _ = self.hold.subscribe().wait_for(|hold| *hold != Hold::After).await;
+        tokio::time::sleep(latency).await;
         self.state.lock().unwrap().replied += 1;
         answer
     }
