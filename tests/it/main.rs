@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod bearer;
 mod child;
 mod config;
 mod current;

@@ -21,6 +21,12 @@ pub struct GitHost {
 impl GitHost {
     /// Serves `root` to requests whose Basic user name and password `accepts` says yes to.
     pub async fn start(root: &Path, accepts: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Self {
+        let accepts = move |authorization: &str| credentials(authorization).is_some_and(|(user, password)| accepts(&user, &password));
+        Self::start_with(root, "Basic realm=\"git\"", accepts).await
+    }
+
+    /// Serves `root` to requests whose `Authorization` header `accepts` says yes to, and challenges the others.
+    pub async fn start_with(root: &Path, challenge: &'static str, accepts: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         let root = root.to_owned();
         let accepts = Arc::new(accepts);
         let refused = Arc::new(AtomicUsize::new(0));
@@ -28,12 +34,11 @@ impl GitHost {
         let server = FakeServer::start(move |request| {
             let (root, accepts, count) = (root.clone(), Arc::clone(&accepts), Arc::clone(&count));
             async move {
-                let allowed = credentials(&request).is_some_and(|(user, password)| accepts(&user, &password));
-                if allowed {
+                if accepts(request.header("authorization")) {
                     return backend(root, request).await;
                 }
                 count.fetch_add(1, Ordering::Relaxed);
-                Answer::new(401, "text/plain", "who are you?").header("www-authenticate", "Basic realm=\"git\"")
+                Answer::new(401, "text/plain", "who are you?").header("www-authenticate", challenge)
             }
         })
         .await;
@@ -92,8 +97,8 @@ pub fn git(directory: &Path) -> Command {
     command
 }
 
-fn credentials(request: &Received) -> Option<(String, String)> {
-    let encoded = request.header("authorization").strip_prefix("Basic ")?;
+fn credentials(authorization: &str) -> Option<(String, String)> {
+    let encoded = authorization.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
     let (user, password) = decoded.split_once(':')?;
     Some((user.to_owned(), password.to_owned()))
