@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 
 use super::leaving::Definition;
 use super::renewal::record_of;
-use super::sessions::{Activity, Found, Session, Slot, Step, Way};
-use super::{GrantError, Grants, binding};
+use super::sessions::{Activity, Found, Session, Step, Way};
+use super::{GrantError, Grants, binding, lock};
 use crate::login::{Begun, Login, Mode, Progress, Refused, State};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::GrantKey;
@@ -56,18 +56,31 @@ impl Grants {
             return refused("the account's name may have letters, digits and -._@+~ only, and 128 of them at most", None);
         }
         self.sessions.forget_expired();
-        if !self.sessions.has_room(uid) {
-            return refused("too many sign-ins are under way", Some("finish or cancel one, or wait some minutes"));
+        let id = match random_name() {
+            Ok(id) => id,
+            Err(error) => return refused(&error.to_string(), None),
+        };
+        if !self.sessions.reserve(&id, uid, Instant::now() + within) {
+            return refused("too many sign-ins are under way", Some("wait a minute, and try again"));
         }
         let host = definition.0.host.clone();
-        match timeout(within, self.begin(uid, definition, wanted, account)).await {
-            Ok(Ok(begun)) => Login::Begun(begun),
+        let begun = match timeout(within, self.begin(&id, uid, definition, wanted, account)).await {
+            Ok(Ok(begun)) => return Login::Begun(begun),
             Ok(Err(error)) => refused(&error.to_string(), what_next(&error)),
             Err(_) => refused(&format!("the issuer for {host} did not answer in time"), Some("try again; scm-agent doctor")),
-        }
+        };
+        drop(self.sessions.take(&id, uid));
+        begun
     }
 
-    async fn begin(&self, uid: u32, definition: Definition, wanted: Wanted, account: Option<String>) -> Result<Begun, GrantError> {
+    async fn begin(
+        &self,
+        id: &str,
+        uid: u32,
+        definition: Definition,
+        wanted: Wanted,
+        account: Option<String>,
+    ) -> Result<Begun, GrantError> {
         let (integration, plan) = definition;
         let endpoints = self.tokens.user_endpoints(&plan).await?;
         let now = Instant::now();
@@ -92,75 +105,71 @@ impl Grants {
             }
         };
         let host = integration.host.clone();
-        let id = random_name()?;
         info!(target: "audit", uid, integration = integration.id, "a sign-in begins");
         let is_cancelled = Arc::new(AtomicBool::new(false));
         let session = Session { account, endpoints, ends: now + lifetime, integration, is_cancelled, plan, uid, way };
-        self.sessions.put(&id, Slot::waiting(Box::new(session)));
-        Ok(Begun { session: id, host, mode, expires_in_seconds: lifetime.as_secs() })
+        self.sessions.begin(id, Box::new(session));
+        Ok(Begun { session: id.to_owned(), host, mode, expires_in_seconds: lifetime.as_secs() })
     }
 
     /// Looks how far a sign-in with a device code is, asking the host if it is time for that.
     pub(in crate::broker) async fn look_at_login(self: &Arc<Self>, uid: u32, id: &str, within: Duration) -> Progress {
-        let session = match self.sessions.find(id, uid) {
-            Found::Asking(outcome) => return self.outcome(id, uid, outcome, within).await,
-            Found::Over(progress) => return progress,
-            Found::Waiting(session) => session,
-        };
         let now = Instant::now();
-        let wait = match &session.way {
-            _ if session.ends <= now => return expired(session.integration.host.clone()),
-            Way::Code(_) => Some(SLOW_DOWN),
-            Way::Device { due, .. } => (*due > now).then(|| *due - now),
+        let rest = |session: &Session| {
+            let host = session.integration.host.clone();
+            match &session.way {
+                _ if session.ends <= now => Some(expired(host)),
+                Way::Code(_) => Some(pending(host, SLOW_DOWN)),
+                Way::Device { due, .. } => (*due > now).then(|| pending(host, *due - now)),
+            }
         };
-        if let Some(wait) = wait {
-            let progress = pending(session.integration.host.clone(), wait);
-            self.sessions.put(id, Slot::waiting(session));
-            return progress;
-        }
-        self.ask(id, session, within, |grants, session| Box::pin(grants.poll(session))).await
+        self.ask(id, uid, within, rest, |grants, session| Box::pin(grants.poll(session))).await
     }
 
     /// Takes what came back from the browser.
     pub(in crate::broker) async fn finish_login(self: &Arc<Self>, uid: u32, id: &str, query: &str, within: Duration) -> Progress {
-        let session = match self.sessions.find(id, uid) {
-            Found::Asking(outcome) => return self.outcome(id, uid, outcome, within).await,
-            Found::Over(progress) => return progress,
-            Found::Waiting(session) => session,
+        let now = Instant::now();
+        let rest = |session: &Session| {
+            let host = session.integration.host.clone();
+            match &session.way {
+                _ if session.ends <= now => Some(expired(host)),
+                Way::Code(_) => None,
+                // It goes on: with its code, in any browser.
+                Way::Device { .. } => {
+                    let error = Some("this sign-in takes no browser's answer".to_owned());
+                    Some(Progress { error, ..pending(host, SLOW_DOWN) })
+                }
+            }
         };
-        let host = session.integration.host.clone();
-        if session.ends <= Instant::now() {
-            return expired(host);
-        }
-        if !matches!(session.way, Way::Code(_)) {
-            self.sessions.put(id, Slot::waiting(session));
-            return ended(State::Failed, host, "this sign-in takes no browser's answer", None);
-        }
         let query = Zeroizing::new(query.to_owned());
-        self.ask(id, session, within, |grants, session| Box::pin(grants.exchange(session, query))).await
+        self.ask(id, uid, within, rest, |grants, session| Box::pin(grants.exchange(session, query))).await
     }
 
     /// Ends a session before its time. What its host still answers is given back.
     pub(in crate::broker) fn cancel_login(&self, uid: u32, id: &str) -> bool {
-        let Some(slot) = self.sessions.take(id, uid) else { return false };
-        if let Activity::Asking { is_cancelled, .. } = &slot.activity {
+        let Some(activity) = self.sessions.take(id, uid) else { return false };
+        if let Activity::Asking { is_cancelled, .. } = &activity {
             is_cancelled.store(true, Ordering::SeqCst);
         }
         true
     }
 
-    /// Has a task ask the host, so that nothing that it answers is lost, however long it takes and whoever waits.
+    /// Has a task ask the host, unless `rest` or somebody else has an answer, so that nothing that it answers is lost, however long it takes and whoever waits.
     async fn ask(
         self: &Arc<Self>,
         id: &str,
-        session: Box<Session>,
+        uid: u32,
         within: Duration,
+        rest: impl FnOnce(&Session) -> Option<Progress>,
         ask: impl FnOnce(Arc<Self>, Box<Session>) -> BoxFuture<'static, Step> + Send + 'static,
     ) -> Progress {
-        let (ends, uid, is_cancelled) = (session.ends, session.uid, Arc::clone(&session.is_cancelled));
-        let integration = Arc::clone(&session.integration);
         let (sender, outcome) = watch::channel(None);
-        self.sessions.put(id, Slot { activity: Activity::Asking { is_cancelled, outcome: outcome.clone() }, ends, uid });
+        let session = match self.sessions.find(id, uid, &outcome, rest) {
+            Found::Answer(progress) => return progress,
+            Found::Asking(outcome) => return self.outcome(id, uid, outcome, within).await,
+            Found::Waiting(session) => session,
+        };
+        let integration = Arc::clone(&session.integration);
         let (grants, name) = (Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
             let (session, progress) = ask(Arc::clone(&grants), session).await;
@@ -206,8 +215,8 @@ impl Grants {
             Ok(DevicePoll::Pending) => {}
             Ok(DevicePoll::SlowDown { interval: wanted }) => *interval = wanted.unwrap_or_default().max(*interval + SLOW_DOWN),
             Err(error) if error.class() == ErrorClass::Transient => {
-                // RFC 8628 section 3.5: less often after a time-out.
-                *interval = error.retry_after().unwrap_or_default().max(*interval * 2).min(LONGEST_INTERVAL);
+                // RFC 8628 section 3.5: less often after a time-out, and never more often than before.
+                *interval = slower(*interval, error.retry_after());
             }
             Err(error) => return (None, failed(host, &error)),
         }
@@ -242,11 +251,17 @@ impl Grants {
     async fn finish(self: &Arc<Self>, session: Session, granted: GrantedTokens) -> Progress {
         let Session { account, endpoints, integration, is_cancelled, plan, uid, .. } = session;
         let scopes = granted.scopes.clone().unwrap_or_else(|| endpoints.scopes.clone());
+        let is_named = account.is_some();
         let account = match account {
             Some(account) => account,
             // The token is good whether or not the host tells whose it is.
             None => self.tokens.account_name(&endpoints, &scopes, &granted.access_token).await.ok().flatten().unwrap_or_default(),
         };
+        let own = |key: &&GrantKey| key.uid == uid && key.integration_id == integration.id;
+        let known: Vec<GrantKey> = lock(&self.index).keys().filter(own).cloned().collect();
+        // Hosts do not tell names apart by their case, so neither does the list of accounts.
+        let known_as = known.iter().find(|key| key.account.eq_ignore_ascii_case(&account)).map(|key| key.account.clone());
+        let account = known_as.unwrap_or(account);
         let key = GrantKey { uid, integration_id: integration.id.clone(), account: account.clone() };
         let token = self.fingerprints.of(&granted.access_token);
         let record = record_of(key.clone(), &integration, granted, (None, scopes));
@@ -274,9 +289,19 @@ impl Grants {
             // Where nobody knows what the two share, nothing is revoked.
             && let Ok(heir) = self.load(&key).await
         {
-            drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan)));
+            drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan.clone())));
         }
         info!(target: "audit", uid, integration = integration.id, account, token, kept = saved.is_ok(), "signed in");
+        // A sign-in whose name the host did not tell then was this user's too, as far as anybody knows. Beside one with a name, git would
+        // have to ask which is meant, and nobody could say the one without.
+        if let Some(unnamed) = known.into_iter().find(|key| key.account.is_empty() && !account.is_empty() && !is_named)
+            && let (Some(before), _) = self.remove(&unnamed).await
+            && before.binding == binding(&integration)
+            && let Ok(heir) = self.load(&key).await
+        {
+            info!(target: "audit", uid, integration = integration.id, "a sign-in without a name gave way to it");
+            drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan.clone())));
+        }
         let (error, next) = match saved {
             Ok(()) => (None, None),
             Err(error) => {
@@ -286,6 +311,11 @@ impl Grants {
         let account = (!account.is_empty()).then_some(account);
         Progress { state: State::Done, retry_in_seconds: None, account, host: integration.host.clone(), error, next }
     }
+}
+
+/// The interval after a failure that time may mend.
+fn slower(interval: Duration, retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_default().max((interval * 2).min(LONGEST_INTERVAL)).max(interval)
 }
 
 /// An answer that says why no sign-in begins.
@@ -333,4 +363,19 @@ fn random_name() -> Result<String, oauth::Error> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| oauth::Error::Randomness)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failure_a_host_is_never_asked_more_often_than_before() {
+        let seconds = Duration::from_secs;
+        assert_eq!(slower(seconds(5), None), seconds(10));
+        assert_eq!(slower(seconds(50), None), LONGEST_INTERVAL);
+        assert_eq!(slower(seconds(300), None), seconds(300));
+        assert_eq!(slower(seconds(5), Some(seconds(600))), seconds(600));
+        assert_eq!(slower(seconds(300), Some(seconds(1))), seconds(300));
+    }
 }

@@ -22,6 +22,7 @@ use super::fingerprint::TokenFingerprints;
 use super::secrets::SecretLedger;
 use crate::clock::Clock;
 use crate::integration::{ScmId, ScmIntegration};
+use crate::key::KeyRing;
 use crate::login::Account;
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, TokenCache, TokenClient, TokenState, UserPlan};
 use crate::status;
@@ -116,6 +117,8 @@ pub(super) struct Grants {
     pace: Pace,
     /// Grants that are gone though the store could not forget them yet.
     removed: Mutex<HashSet<GrantKey>>,
+    /// The keys that the store is to be sealed for and is not yet.
+    resealing: Mutex<Option<Arc<KeyRing>>>,
     secrets: Arc<SecretLedger>,
     sessions: Sessions,
     store: Arc<dyn GrantStore>,
@@ -152,6 +155,7 @@ impl Grants {
             index: Mutex::new(index),
             pace: Pace::default(),
             removed: Mutex::default(),
+            resealing: Mutex::default(),
             secrets,
             sessions: Sessions::default(),
             store,
@@ -295,7 +299,11 @@ impl Grants {
     /// What is wrong, for `degraded`.
     pub(super) fn problems(&self) -> Vec<String> {
         let trouble = lock(&self.trouble).clone().map(|trouble| format!("sign-ins cannot be kept: {trouble}"));
-        self.store.problems().into_iter().chain(trouble).collect()
+        let unsealed = lock(&self.resealing).as_ref().map(|_| {
+            "sign-ins are not sealed for the new keys yet: keep the old key file until they are, or their users have to sign in again"
+                .to_owned()
+        });
+        self.store.problems().into_iter().chain(trouble).chain(unsealed).collect()
     }
 
     fn state_of(

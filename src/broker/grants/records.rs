@@ -112,14 +112,23 @@ impl Grants {
             }
         }
         let unsaved: Vec<GrantKey> = lock(&self.unsaved).keys().cloned().collect();
+        let mut trouble = None;
         for key in unsaved {
             let _turn = self.writing.lock().await;
-            let record = lock(&self.unsaved).get(&key).map(copy);
-            if let Some(record) = record
-                && self.put(record).await.is_err()
-            {
+            let Some(record) = lock(&self.unsaved).get(&key).map(copy) else { continue };
+            let Err(error) = self.put(record).await else { continue };
+            // What is wrong with the disk is wrong for all of them; what is wrong with one is not.
+            if matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::ReadOnly) {
                 return;
             }
+            trouble = Some(error);
+        }
+        if trouble.is_some() {
+            self.note(trouble.as_ref());
+        }
+        let keys = lock(&self.resealing).clone();
+        if let Some(keys) = keys {
+            self.reseal_for(keys).await;
         }
     }
 
@@ -132,10 +141,24 @@ impl Grants {
     }
 
     /// Seals the store for other keys.
-    pub(in crate::broker) async fn reseal(&self, ring: &KeyRing) {
+    pub(in crate::broker) async fn reseal(&self, ring: &Arc<KeyRing>) {
+        *lock(&self.resealing) = Some(Arc::clone(ring));
+        self.reseal_for(Arc::clone(ring)).await;
+    }
+
+    /// Seals the store, and tries again later where that fails: a start with the new keys alone would find nothing that they open.
+    async fn reseal_for(&self, ring: Arc<KeyRing>) {
         let (store, keys) = (Arc::clone(&self.store), StateKeys::new(ring.state_keys()));
-        let sealed = blocking(move || store.reseal(keys)).await;
-        self.note(sealed.as_ref().err());
+        match blocking(move || store.reseal(keys)).await {
+            Err(error) => warn!(error = %error, "sign-ins are not sealed for the new keys yet"),
+            Ok(()) => {
+                let mut resealing = lock(&self.resealing);
+                // Keys may have changed again meanwhile.
+                if resealing.as_ref().is_some_and(|pending| Arc::ptr_eq(pending, &ring)) {
+                    *resealing = None;
+                }
+            }
+        }
     }
 
     /// Whether the grant is the one whose pair came at that time. In doubt it is: a pair that is thrown away is lost.
