@@ -5,7 +5,7 @@
 //!
 //! | verb | fields | answer |
 //! |---|---|---|
-//! | `login` | `url`, `mode` (`device` or `browser`), `redirect_uri` (browser), `account` (optional) | [`Login`] |
+//! | `login` | `url`, `mode` (`device` or `browser`), `redirect_uri` (browser), `account` (optional) | [`Login`]; [`Elsewhere`] wants it asked again |
 //! | `login-wait` | `session` | [`Progress`], after one look |
 //! | `login-finish` | `session`, `query` (what came back from the browser, as it came) | [`Progress`] |
 //! | `login-cancel` | `session` | [`Cancelled`] |
@@ -22,6 +22,8 @@ use crate::status::TokenState;
 pub enum Login {
     /// The user's move.
     Begun(Begun),
+    /// No login has begun: the browser has to come back to another URI.
+    Elsewhere(Elsewhere),
     /// No login has begun.
     Refused(Refused),
 }
@@ -38,6 +40,13 @@ pub struct Begun {
     pub mode: Mode,
     /// How long the user has, in seconds.
     pub expires_in_seconds: u64,
+}
+
+/// Where the browser has to come back to. The host compares that to the letter, so whoever asks listens there, and asks again with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// `http` on loopback with a port, as the app registered it.
+    pub redirect_uri: String,
 }
 
 /// How the user signs in, with what that takes.
@@ -204,6 +213,8 @@ mod tests {
             "session": "s", "host": "scm.example", "mode": "browser", "authorize_url": "https://scm.example/a", "expires_in_seconds": 900,
         });
         assert_both_ways(browser, begun(Mode::Browser { authorize_url: "https://scm.example/a".to_owned() }));
+        let elsewhere = Elsewhere { redirect_uri: "http://127.0.0.1:34106/".to_owned() };
+        assert_both_ways(json!({ "redirect_uri": "http://127.0.0.1:34106/" }), Login::Elsewhere(elsewhere));
         let refused = Refused { error: "not offered".to_owned(), next: None };
         assert_both_ways(json!({ "error": "not offered", "next": null }), Login::Refused(refused));
     }

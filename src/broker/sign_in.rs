@@ -11,8 +11,8 @@ use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
-use crate::login::{Accounts, Cancelled, LoggedOut, Login, Progress, Refused};
-use crate::oauth::{EndpointSource, Plan};
+use crate::login::{Accounts, Cancelled, Elsewhere, LoggedOut, Login, Progress, Refused};
+use crate::oauth::{EndpointSource, Plan, Redirect, UserPlan};
 use crate::status;
 
 /// How a user wants to sign in, in the request's own words.
@@ -37,7 +37,10 @@ impl Broker {
         let wanted = match mode {
             LoginMode::Device => Wanted::Device,
             LoginMode::Browser { redirect_uri } => match Url::parse(redirect_uri) {
-                Ok(uri) => Wanted::Browser(uri),
+                Ok(uri) => match comes_back(&definition.0.host, &definition.1, uri) {
+                    Ok(uri) => Wanted::Browser(uri),
+                    Err(answer) => return answer,
+                },
                 Err(_) => return refused("the redirect URI is no URL", None),
             },
         };
@@ -132,6 +135,21 @@ impl Broker {
                 }
                 None => Err(no(format!("{location} is no host of this agent's"), Some("see which there are: scm-agent status"))),
             },
+        }
+    }
+}
+
+/// Where the browser comes back to, if it may come back to where it was asked to; else what to say instead.
+fn comes_back(host: &str, plan: &UserPlan, asked: Url) -> Result<Url, Login> {
+    match &plan.redirect {
+        Redirect::AnyPort => Ok(asked),
+        Redirect::Registered(registered) if *registered == asked => Ok(asked),
+        Redirect::Registered(registered) => Err(Login::Elsewhere(Elsewhere { redirect_uri: registered.to_string() })),
+        Redirect::Unknown => {
+            let error = format!("{host} sends browsers back only to the redirect URI that the app registered, and none is configured");
+            let with_a_code = if plan.may_take_device_codes() { "sign in with a code: add --device; or " } else { "" };
+            let next = format!("{with_a_code}ask the operator of this machine: redirect_uri in the [[provider]] of {host}");
+            Err(Login::Refused(no(error, Some(&next))))
         }
     }
 }

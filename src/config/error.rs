@@ -134,6 +134,9 @@ pub enum Cause {
     /// A URL that would carry a secret in clear.
     #[error("must be an https URL (http only for 127.0.0.1, [::1] and localhost, with agent.allow_insecure_loopback = true)")]
     InsecureUrl,
+    /// Nowhere that a browser could come back to on this machine, or not in the spelling that goes to the host.
+    #[error("must be http://127.0.0.1:PORT/PATH, or that of [::1] or localhost, letter by letter as the app registered it")]
+    RedirectUri,
     /// A required key that nobody set.
     #[error("is required; set it in the configuration file or as {variable}")]
     Missing {

@@ -47,6 +47,7 @@ pub const KEYS: [(&str, &[&str]); 8] = [
             "authorize_url",
             "token_url",
             "device_url",
+            "redirect_uri",
             "scopes",
             "username",
             "bearer",

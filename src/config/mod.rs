@@ -219,6 +219,8 @@ pub struct Provider {
     pub issuer: Option<String>,
     /// The SCM id whose facts are meant, instead of the integration's.
     pub kind: Option<&'static str>,
+    /// Where browsers come back to after a sign-in: `http` on this machine with a port, spelled as the app registered it.
+    pub redirect_uri: Option<Url>,
     /// Scopes to ask for (RFC 6749 section 3.3); an empty list asks for none.
     pub scopes: Option<Vec<String>>,
     /// How the client authenticates at the token endpoint.

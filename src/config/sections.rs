@@ -8,7 +8,7 @@ use super::access;
 use super::keys::{ACCESS, PROVIDER};
 use super::layer::{Entry, Layers, ListedTable};
 use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
-use super::syntax::{Urls, exceptions, host, is_uuid, proxy, scopes};
+use super::syntax::{Urls, exceptions, host, is_uuid, proxy, redirect_uri, scopes};
 use super::{
     Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, Problem,
     Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
@@ -248,6 +248,7 @@ fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls) -> Vec<
             authorize_url: section.read("authorize_url", |entry| urls.plain(entry)),
             token_url: section.read("token_url", |entry| urls.plain(entry)),
             device_url: section.read("device_url", |entry| urls.plain(entry)),
+            redirect_uri: section.read("redirect_uri", redirect_uri),
             scopes: section.read("scopes", scopes),
             username: section.text("username"),
             bearer: section.read("bearer", |entry| flag(entry).map(|flag| (flag, flag.to_string()))),

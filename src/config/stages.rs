@@ -89,6 +89,7 @@ impl Config {
                 kind: provider.kind.map(str::to_owned),
                 authorize_url: provider.authorize_url.clone(),
                 device_url: provider.device_url.clone(),
+                redirect_uri: provider.redirect_uri.clone(),
                 bearer: provider.bearer,
                 issuer: provider.issuer.clone(),
                 token_url: provider.token_url.clone(),

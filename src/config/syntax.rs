@@ -82,6 +82,19 @@ pub(super) fn scopes(entry: &Entry) -> Result<(Vec<String>, String), Cause> {
     Ok((scopes, shown))
 }
 
+/// A redirect URI (RFC 8252 section 7.3). Hosts compare it to the letter, so that one that the parser would write otherwise is refused:
+/// it could never be the one that the app registered.
+pub(super) fn redirect_uri(entry: &Entry) -> Result<(Url, String), Cause> {
+    let written = text(entry)?;
+    let url = Url::parse(&written).map_err(|_| Cause::RedirectUri)?;
+    let here = url.scheme() == "http" && is_loopback_name(&url) && url.port().is_some_and(|port| port != 0);
+    let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if !here || !bare || url.as_str() != written {
+        return Err(Cause::RedirectUri);
+    }
+    Ok((url, quoted(&written)))
+}
+
 /// What a URL that carries secrets must be.
 pub(super) struct Urls {
     /// Whether http may stand for this machine.

@@ -32,8 +32,8 @@ pub use grant::GrantedTokens;
 pub use metadata::{Issuer, IssuerError};
 pub use moment::{Deadline, Moment};
 pub use provider::{
-    ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, Rotation, ServicePlan, UnknownName, UserEndpointSource,
-    UserIssuer, UserPlan, plan,
+    ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, Redirect, Rotation, ServicePlan, UnknownName,
+    UserEndpointSource, UserIssuer, UserPlan, plan,
 };
 pub use reply::TokenReply;
 pub use revocation::{RevocationEndpoint, Revoked};

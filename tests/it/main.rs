@@ -20,6 +20,7 @@ mod key;
 mod login_cli;
 mod oauth;
 mod oracle;
+mod redirect;
 mod revocation;
 mod root;
 mod rotation;

@@ -1,9 +1,12 @@
-//! The end of a login in a browser: a listener on loopback that takes one redirect (RFC 8252, section 7.3).
+//! The end of a login in a browser: a listener on loopback that takes one redirect (RFC 8252, section 7.3), on a port of the system's
+//! choice or at the URI that an app has registered.
 //!
 //! Every process of the machine and every page in the browser can reach it. It therefore takes a request only as the host's own
 //! redirect looks: the right method, `Host`, path and `state`. Anything else is turned away and waited past.
 
 use std::cell::Cell;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,29 +14,76 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use url::Url;
 
 /// A listener that waits for the browser. Dropping it closes the port.
 pub(super) struct Callback {
     listener: TcpListener,
-    port: u16,
+    /// The other one of a name that stands for two addresses.
+    second: Option<TcpListener>,
+    /// What the host is told to send the browser back to.
+    uri: Url,
     /// Whether the redirect has come; a second one is turned away.
     taken: Cell<bool>,
 }
 
 impl Callback {
-    /// Opens a port of the system's choice on `127.0.0.1`.
+    /// Opens a port of the system's choice on `127.0.0.1`. The path is the one under which other tools for git are registered.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) async fn open() -> std::io::Result<Self> {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-        let port = listener.local_addr()?.port();
-        Ok(Self { listener, port, taken: Cell::new(false) })
+    pub(super) async fn open() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let uri = Url::parse(&format!("http://{}/", listener.local_addr()?)).map_err(|_| io::Error::from(ErrorKind::InvalidData))?;
+        Ok(Self { listener, second: None, uri, taken: Cell::new(false) })
     }
 
-    /// What the host is told to send the browser back to. The path is the one under which other tools for git are registered.
-    pub(super) fn redirect_uri(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+    /// Opens the port of a redirect URI, on the address that it names.
+    ///
+    /// # Errors
+    /// What the system says; [`ErrorKind::InvalidInput`] where the URI is not `http` on this machine's loopback with a port.
+    pub(super) async fn open_at(uri: Url) -> io::Result<Self> {
+        let port = uri.port().filter(|_| uri.scheme() == "http" && uri.query().is_none()).ok_or(ErrorKind::InvalidInput)?;
+        let (first, second) = match uri.host() {
+            Some(url::Host::Ipv4(address)) if address.is_loopback() => (SocketAddr::from((address, port)), None),
+            Some(url::Host::Ipv6(address)) if address.is_loopback() => (SocketAddr::from((address, port)), None),
+            // A browser may try either, and where we are not somebody else may be.
+            Some(url::Host::Domain("localhost")) => {
+                (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Some(SocketAddr::from((Ipv6Addr::LOCALHOST, port))))
+            }
+            _ => return Err(ErrorKind::InvalidInput.into()),
+        };
+        let listener = TcpListener::bind(first).await?;
+        let second = match second {
+            None => None,
+            Some(address) => match TcpListener::bind(address).await {
+                Ok(listener) => Some(listener),
+                Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
+                // There is no IPv6 here, then.
+                Err(_) => None,
+            },
+        };
+        Ok(Self { listener, second, uri, taken: Cell::new(false) })
+    }
+
+    /// What the host is told to send the browser back to.
+    pub(super) fn redirect_uri(&self) -> &str {
+        self.uri.as_str()
+    }
+
+    /// The next connection, at whichever address.
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let second = async {
+            match &self.second {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.listener.accept() => accepted,
+            accepted = second => accepted,
+        }
+        .map(|(stream, _)| stream)
     }
 
     /// Waits for the host's redirect and returns its query as it came: printable ASCII. `state` is what it has to carry.
@@ -42,8 +92,8 @@ impl Callback {
         let mut open = FuturesUnordered::new();
         loop {
             tokio::select! {
-                accepted = self.listener.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => open.push(self.serve(stream, state)),
+                accepted = self.accept(), if open.len() < MAX_CONNECTIONS => match accepted {
+                    Ok(stream) => open.push(self.serve(stream, state)),
                     // Out of descriptors, or the peer is gone again.
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 },
@@ -90,7 +140,7 @@ impl Callback {
                 Ok(length) if length > 0 => head.extend_from_slice(&chunk[..length]),
                 _ => return None,
             }
-            if let Some(verdict) = judge(head, self.port, state) {
+            if let Some(verdict) = judge(head, &self.uri, state) {
                 return Some(verdict);
             }
             if head.len() > MAX_HEAD_BYTES {
@@ -108,7 +158,7 @@ struct Refusal {
 }
 
 /// Whether the start of a request is the redirect; `None` while more of it is to come.
-fn judge(head: &[u8], port: u16, state: Option<&str>) -> Option<Result<String, Refusal>> {
+fn judge(head: &[u8], uri: &Url, state: Option<&str>) -> Option<Result<String, Refusal>> {
     let bad = || Some(Err(Refusal { status: "400 Bad Request", headers: "" }));
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -119,12 +169,12 @@ fn judge(head: &[u8], port: u16, state: Option<&str>) -> Option<Result<String, R
     }
     // A page whose name was made to resolve to this machine says another host (DNS rebinding).
     let mut hosts = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
-    let expected = format!("127.0.0.1:{port}");
+    let expected = crate::http::host_and_port(uri);
     if hosts.next().is_none_or(|host| host.value != expected.as_bytes()) || hosts.next().is_some() {
         return bad();
     }
     let (path, query) = request.path.and_then(|target| target.split_once('?')).or(request.path.map(|path| (path, "")))?;
-    if path != "/" {
+    if path != uri.path() {
         return Some(Err(Refusal { status: "404 Not Found", headers: "" }));
     }
     if request.method != Some("GET") {
@@ -183,14 +233,16 @@ const REFUSED: &str = "<!DOCTYPE html>\n<html lang=\"en\"><head><title>scm-agent
 mod tests {
     use super::*;
 
-    const PORT: u16 = 4_711;
+    fn uri() -> Url {
+        Url::parse("http://127.0.0.1:4711/").unwrap()
+    }
 
     fn request(line: &str, host: &str) -> String {
         format!("{line} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n")
     }
 
     fn judged(head: &str) -> Result<String, &'static str> {
-        judge(head.as_bytes(), PORT, Some("st ate")).unwrap().map_err(|refusal| refusal.status)
+        judge(head.as_bytes(), &uri(), Some("st ate")).unwrap().map_err(|refusal| refusal.status)
     }
 
     #[test]
@@ -201,7 +253,7 @@ mod tests {
             assert_eq!(judged(&request(&format!("GET /?{query}"), "127.0.0.1:4711")), Ok(query.to_owned()));
         }
         let head = request("GET /?code=x", "127.0.0.1:4711");
-        assert_eq!(judge(head.as_bytes(), PORT, None), Some(Ok("code=x".to_owned())));
+        assert_eq!(judge(head.as_bytes(), &uri(), None), Some(Ok("code=x".to_owned())));
     }
 
     #[test]
@@ -236,9 +288,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_first_redirect_is_taken() {
         let callback = Callback::open().await.unwrap();
-        let port = callback.port;
+        let host = crate::http::host_and_port(&callback.uri);
         let visits = async {
-            let host = format!("127.0.0.1:{port}");
             let mut first = TcpStream::connect(&host).await.unwrap();
             let mut second = TcpStream::connect(&host).await.unwrap();
             first.write_all(request("GET /?code=first", &host).as_bytes()).await.unwrap();
@@ -260,10 +311,50 @@ mod tests {
     }
 
     #[test]
+    fn a_registered_uri_has_a_host_and_a_path_of_its_own() {
+        let uri = Url::parse("http://localhost:4711/sign-in/a%20b").unwrap();
+        for (target, host, status) in [
+            ("/sign-in/a%20b?code=x", "localhost:4711", Ok(())),
+            ("/sign-in/a%20b?code=x", "127.0.0.1:4711", Err("400 Bad Request")),
+            ("/?code=x", "localhost:4711", Err("404 Not Found")),
+            ("/sign-in/a%20b/?code=x", "localhost:4711", Err("404 Not Found")),
+        ] {
+            let verdict = judge(request(&format!("GET {target}"), host).as_bytes(), &uri, None).unwrap();
+            assert_eq!(verdict.map(|_| ()).map_err(|refusal| refusal.status), status, "{target}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_loopback_is_listened_on_and_localhost_at_each_address() {
+        for uri in ["https://127.0.0.1:4711/", "http://127.0.0.1/", "http://0.0.0.0:4711/", "http://scm.example:4711/", "http://[::]:4711/"]
+        {
+            let refused = Callback::open_at(Url::parse(uri).unwrap()).await.err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{uri}");
+        }
+        let (port, callback) = loop {
+            // Free at one address need not mean free at the other.
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            if let Ok(callback) = Callback::open_at(Url::parse(&format!("http://localhost:{port}/")).unwrap()).await {
+                break (port, callback);
+            }
+        };
+        let taken = Callback::open_at(Url::parse(&format!("http://127.0.0.1:{port}/")).unwrap()).await.err().unwrap();
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+        let address = if callback.second.is_some() { format!("[::1]:{port}") } else { format!("127.0.0.1:{port}") };
+        let visit = async {
+            let mut browser = TcpStream::connect(&address).await.unwrap();
+            browser.write_all(request("GET /?code=x", &format!("localhost:{port}")).as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            browser.read_to_end(&mut answer).await.unwrap();
+        };
+        assert_eq!(tokio::join!(callback.receive(None), visit).0, "code=x");
+    }
+
+    #[test]
     fn half_a_request_is_waited_for() {
         let head = request("GET /?code=x&state=st%20ate", "127.0.0.1:4711");
         for end in 0..head.len() {
-            assert_eq!(judge(&head.as_bytes()[..end], PORT, Some("st ate")), None, "{end}");
+            assert_eq!(judge(&head.as_bytes()[..end], &uri(), Some("st ate")), None, "{end}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod callback;
 mod screen;
 mod surroundings;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use self::screen::{Countdown, DeviceCode, link, web_url};
 use self::surroundings::Surroundings;
 use super::{Io, client, target};
 use crate::error::{Error, Kind};
-use crate::login::{Accounts, Begun, Cancelled, Login, Mode, Progress, Refused, State};
+use crate::login::{Accounts, Begun, Cancelled, Elsewhere, Login, Mode, Progress, Refused, State};
 
 /// Arguments of `login`.
 #[derive(Debug, clap::Args)]
@@ -70,30 +71,20 @@ impl Attempt<'_> {
     async fn run(&self, url: String, io: &mut Io<'_>) -> Result<(), Error> {
         let mut signals = Signals::new()?;
         let browser = self.args.browser || (!self.args.device && self.surroundings.has_browser());
-        let callback = match browser {
+        let mut callback = match browser {
             true => Some(Callback::open().await.map_err(no_listener)?),
             false => None,
         };
-        let mut fields = vec![("url", url), ("mode", if browser { "browser" } else { "device" }.to_owned())];
-        fields.extend(callback.as_ref().map(|callback| ("redirect_uri", callback.redirect_uri())));
-        fields.extend(self.args.account.clone().map(|name| ("account", name)));
-
-        let mut asked = std::pin::pin!(self.ask::<Login>(TIMEOUT, "login", fields));
-        let (answer, given_up) = tokio::select! {
-            // A signal counts before an answer that is there at the same time.
-            biased;
-            given_up = signals.next() => tokio::select! {
-                // What has begun cannot be taken back before the daemon has said what it is called.
-                answer = &mut asked => match answer {
-                    Ok(Login::Begun(begun)) => (Login::Begun(begun), Some(given_up)),
-                    Ok(Login::Refused(_)) | Err(_) => return Err(given_up),
-                },
-                again = signals.next() => return Err(again),
-            },
-            answer = &mut asked => (answer?, None),
-        };
+        let (mut answer, mut given_up) = self.begin(&url, callback.as_ref(), &mut signals).await?;
+        if let Login::Elsewhere(Elsewhere { redirect_uri }) = &answer {
+            // Nobody comes back to the first port.
+            drop(callback.take());
+            callback = Some(listen_at(redirect_uri).await?);
+            (answer, given_up) = self.begin(&url, callback.as_ref(), &mut signals).await?;
+        }
         let begun = match answer {
             Login::Begun(begun) => begun,
+            Login::Elsewhere(_) => return Err(other_version("scm-agent keeps naming another redirect URI")),
             Login::Refused(refused) => {
                 self.json(&refused, io)?;
                 let Refused { error, next } = refused;
@@ -128,6 +119,27 @@ impl Attempt<'_> {
                     Err(_) => error.hint("scm-agent could not be told; what has begun there ends by itself"),
                 })
             }
+        }
+    }
+
+    /// Asks the daemon to begin; with the answer, what to end with where the user gave up before it came.
+    async fn begin(&self, url: &str, callback: Option<&Callback>, signals: &mut Signals) -> Result<(Login, Option<Error>), Error> {
+        let mut fields = vec![("url", url.to_owned()), ("mode", if callback.is_some() { "browser" } else { "device" }.to_owned())];
+        fields.extend(callback.map(|callback| ("redirect_uri", callback.redirect_uri().to_owned())));
+        fields.extend(self.args.account.clone().map(|name| ("account", name)));
+        let mut asked = std::pin::pin!(self.ask::<Login>(TIMEOUT, "login", fields));
+        tokio::select! {
+            // A signal counts before an answer that is there at the same time.
+            biased;
+            given_up = signals.next() => tokio::select! {
+                // What has begun cannot be taken back before the daemon has said what it is called.
+                answer = &mut asked => match answer {
+                    Ok(Login::Begun(begun)) => Ok((Login::Begun(begun), Some(given_up))),
+                    Ok(Login::Elsewhere(_) | Login::Refused(_)) | Err(_) => Err(given_up),
+                },
+                again = signals.next() => Err(again),
+            },
+            answer = &mut asked => Ok((answer?, None)),
         }
     }
 
@@ -171,8 +183,7 @@ impl Attempt<'_> {
                 }
             }
             (Mode::Browser { .. }, None) => {
-                return Err(Error::new(Kind::Upstream, "scm-agent began another login than was asked for")
-                    .hint("the program and the daemon may be of different versions: systemctl restart scm-agent"));
+                return Err(other_version("scm-agent began another login than was asked for"));
             }
         };
         countdown.clear(io);
@@ -367,6 +378,27 @@ fn with_next(error: Error, next: Option<String>) -> Error {
 
 fn no_listener(error: std::io::Error) -> Error {
     Error::new(Kind::Internal, "cannot listen on 127.0.0.1 for the browser").because(error).hint("sign in with a code: add --device")
+}
+
+/// Listens at the redirect URI that the app registered.
+async fn listen_at(redirect_uri: &str) -> Result<Callback, Error> {
+    let Some(uri) = url::Url::parse(redirect_uri).ok().filter(|uri| uri.port().is_some()) else {
+        return Err(other_version("scm-agent names a redirect URI that is none of this machine's"));
+    };
+    let place = crate::http::host_and_port(&uri);
+    Callback::open_at(uri).await.map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => other_version("scm-agent names a redirect URI that is none of this machine's"),
+        ErrorKind::AddrInUse => {
+            let port = place.rsplit(':').next().unwrap_or_default();
+            Error::new(Kind::User, format!("port {port} is taken, and the host sends browsers back to {place} only"))
+                .hint(format!("perhaps another login waits there; to see what does: ss -ltnp 'sport = :{port}'"))
+        }
+        _ => Error::new(Kind::Internal, format!("cannot listen on {place}, where the host sends browsers back to")).because(error),
+    })
+}
+
+fn other_version(sentence: &str) -> Error {
+    Error::new(Kind::Upstream, sentence).hint("the program and the daemon may be of different versions: systemctl restart scm-agent")
 }
 
 fn no_page(host: &str) -> Error {

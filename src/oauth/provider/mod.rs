@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use url::Url;
 use user::{Place, RevocationFacts, UserFacts, UserInfoFacts};
-pub use user::{Rotation, UserEndpointSource, UserIssuer, UserPlan};
+pub use user::{Redirect, Rotation, UserEndpointSource, UserIssuer, UserPlan};
 
 use super::metadata::Issuer;
 use crate::http;
@@ -91,6 +91,8 @@ pub struct ProviderOverride {
     pub authorize_url: Option<Url>,
     /// The device authorization endpoint (RFC 8628 section 3.1).
     pub device_url: Option<Url>,
+    /// The redirect URI that the app registered.
+    pub redirect_uri: Option<Url>,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: Option<bool>,
 }

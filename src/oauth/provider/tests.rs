@@ -247,7 +247,7 @@ fn the_operator_may_have_users_sign_in_anywhere() {
     let wanted = |host: &str| ProviderOverride { grant: Some(GrantKind::User), ..provider(host) };
     let bitbucket = user_plan(plan("bitbucket", "bitbucket.org", None, false, true, &[wanted("bitbucket.org")]));
     assert_eq!(endpoints(&bitbucket).token.as_str(), "https://bitbucket.org/site/oauth2/access_token");
-    assert_eq!((bitbucket.rotation, bitbucket.any_loopback_port), (Rotation::Later, false));
+    assert_eq!((bitbucket.rotation, bitbucket.redirect), (Rotation::Later, Redirect::Unknown));
     let tenant = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0";
     let entra = user_plan(plan("azuredevops_entra", "dev.azure.com", Some(tenant), false, true, &[wanted("dev.azure.com")]));
     assert_eq!(entra.scopes.unwrap(), ["499b84ac-1321-427f-aa17-267ca6975798/.default", "offline_access"]);
@@ -259,6 +259,19 @@ fn the_operator_may_have_users_sign_in_anywhere() {
     assert!(reason.contains("organizations"), "{reason}");
     for scm_id in ["other", "azuredevops_server"] {
         assert_eq!(plan(scm_id, "git.example.com", None, false, true, &[wanted("git.example.com")]).kind(), "none");
+    }
+}
+
+#[test]
+fn only_some_hosts_let_the_browser_come_back_to_any_port_and_the_operator_s_word_stands_everywhere() {
+    for (scm_id, any_port) in [("github", true), ("gitlab", true), ("bitbucket", false), ("gitea", false), ("forgejo", false)] {
+        let found = user_plan(plan(scm_id, "git.example.com", None, false, true, &[]));
+        assert_eq!(found.redirect, if any_port { Redirect::AnyPort } else { Redirect::Unknown }, "{scm_id}");
+        assert_eq!(found.may_take_device_codes(), any_port, "{scm_id}");
+        let registered = url("http://127.0.0.1:34106/");
+        let own = ProviderOverride { redirect_uri: Some(registered.clone()), ..provider("git.example.com") };
+        let found = user_plan(plan(scm_id, "git.example.com", None, false, true, &[own]));
+        assert_eq!(found.redirect, Redirect::Registered(registered), "{scm_id}");
     }
 }
 

@@ -12,9 +12,6 @@ use crate::oauth::{Issuer, RevocationEndpoint};
 /// How to get a token with a user's sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserPlan {
-    /// Whether any port of the loopback interface may stand in the redirect URI (RFC 8252 section 7.3); else the URI has to be one
-    /// that the app registered, to the letter.
-    pub any_loopback_port: bool,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: bool,
     /// `None` takes what the metadata offers.
@@ -29,6 +26,8 @@ pub struct UserPlan {
     pub lifetime: Option<Duration>,
     /// Why the secret alone is not enough.
     pub reason: &'static str,
+    /// Where a browser may come back to.
+    pub redirect: Redirect,
     /// What a refresh does to the pair that it replaces.
     pub rotation: Rotation,
     /// The scopes to ask for; `None` takes what the metadata offers for staying signed in.
@@ -59,6 +58,17 @@ pub struct UserIssuer {
     pub issuer: Issuer,
 }
 
+/// Where a browser may come back to after a sign-in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redirect {
+    /// To any port of the loopback interface (RFC 8252 section 7.3).
+    AnyPort,
+    /// To this URI, which the app registered, and to no other.
+    Registered(Url),
+    /// To one that the app registered, to the letter; which one that is nobody has said.
+    Unknown,
+}
+
 /// What a refresh does to the pair of tokens that it replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
@@ -81,7 +91,6 @@ impl UserPlan {
         let scopes: Option<Vec<String>> = own_scopes.or_else(known_scopes);
         let endpoints = endpoints(asked, scopes.as_deref().unwrap_or_default())?;
         Ok(Self {
-            any_loopback_port: facts.any_loopback_port,
             bearer: asked.bearer(),
             client_authentication: asked.client_authentication(),
             device_authenticates: facts.device_authenticates,
@@ -89,11 +98,25 @@ impl UserPlan {
             form_replies: asked.facts.form_replies,
             lifetime: facts.lifetime,
             reason,
+            redirect: match asked.operator.and_then(|operator| operator.redirect_uri.clone()) {
+                Some(registered) => Redirect::Registered(registered),
+                None if facts.any_loopback_port => Redirect::AnyPort,
+                None => Redirect::Unknown,
+            },
             rotation: facts.rotation,
             scopes,
             terminal: facts.terminal,
             username: asked.username(),
         })
+    }
+
+    /// Whether users may be able to sign in with a code on another device; only metadata can say no later.
+    #[must_use]
+    pub fn may_take_device_codes(&self) -> bool {
+        match &self.endpoints {
+            UserEndpointSource::Fixed(endpoints) => endpoints.device.is_some(),
+            UserEndpointSource::Issuer(_) => true,
+        }
     }
 
     /// Host and port that the secret is for, for display.
@@ -189,6 +212,7 @@ pub(super) struct UserFacts {
     pub(super) device: Option<Place>,
     pub(super) revocation: Option<RevocationFacts>,
     pub(super) user_info: Option<UserInfoFacts>,
+    /// Whether the port of a loopback redirect URI is free, also for an app with a secret.
     pub(super) any_loopback_port: bool,
     pub(super) device_authenticates: bool,
     pub(super) lifetime: Option<Duration>,

@@ -76,6 +76,7 @@ fn every_key_becomes_its_type() {
         authorize_url = "https://login.example/authorize"
         token_url = "https://login.example/token"
         device_url = "https://login.example/device"
+        redirect_uri = "http://[::1]:34106/sign-in"
         bearer = true
         scopes = []
         username = "x token"
@@ -121,6 +122,7 @@ fn every_key_becomes_its_type() {
         host: "gitlab.example.com:8443/Root".into(),
         issuer: Some("https://login.example".into()),
         kind: Some("gitlab"),
+        redirect_uri: Some("http://[::1]:34106/sign-in".parse().unwrap()),
         scopes: Some(Vec::new()),
         token_endpoint_auth: Some(TokenEndpointAuth::ClientSecretPost),
         token_url: Some("https://login.example/token".parse().unwrap()),

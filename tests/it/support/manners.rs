@@ -17,6 +17,8 @@ use super::http::{Answer, FakeServer, Received, TestAuthority};
 
 /// The app that every such host knows.
 pub const APP: (&str, &str) = ("app:1", "canary~secret +%");
+/// The redirect URI that is registered with it.
+pub const REDIRECT_URI: &str = "http://127.0.0.1:34106/callback";
 /// The user who signs in.
 pub const USER: &str = "mona";
 
@@ -34,6 +36,8 @@ pub enum Old {
 /// How a host behaves.
 #[derive(Clone, Copy)]
 pub struct Manners {
+    /// Whether the port of a loopback redirect URI is free; else it has to be a registered one, to the letter.
+    pub any_port: bool,
     pub authorize: &'static str,
     pub token: &'static str,
     pub device: &'static str,
@@ -81,6 +85,7 @@ pub enum Secret {
 
 /// Any OpenID provider, as Keycloak: everything by metadata.
 pub const OIDC: Manners = Manners {
+    any_port: true,
     authorize: "/protocol/auth",
     token: "/protocol/token",
     device: "/protocol/device",
@@ -146,6 +151,7 @@ pub const GITLAB: Manners = Manners {
 
 /// Bitbucket Cloud: very long tokens, `scopes`.
 pub const BITBUCKET: Manners = Manners {
+    any_port: false,
     authorize: "/site/oauth2/authorize",
     token: "/site/oauth2/access_token",
     device: "",
@@ -162,6 +168,7 @@ pub const BITBUCKET: Manners = Manners {
 
 /// Bitbucket Data Center below a context path.
 pub const DATA_CENTER: Manners = Manners {
+    any_port: false,
     authorize: "/bitbucket/rest/oauth2/latest/authorize",
     token: "/bitbucket/rest/oauth2/latest/token",
     device: "",
@@ -189,6 +196,7 @@ pub const ENTRA: Manners = Manners {
 
 /// Gitea: every error is 400, and a refresh token that is not good an `unauthorized_client`.
 pub const GITEA: Manners = Manners {
+    any_port: false,
     authorize: "/login/oauth/authorize",
     token: "/login/oauth/access_token",
     device: "",
@@ -217,6 +225,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    redirect_uri: Option<String>,
     access: HashMap<String, u64>,
     codes: HashMap<String, Code>,
     devices: HashMap<String, Device>,
@@ -315,6 +324,11 @@ impl FakeHost {
         self.shared.state.lock().unwrap().revoked.clone()
     }
 
+    /// Registers the app's redirect URI, instead of [`REDIRECT_URI`].
+    pub fn register(&self, redirect_uri: &str) {
+        self.shared.state.lock().unwrap().redirect_uri = Some(redirect_uri.to_owned());
+    }
+
     /// What a browser brings back after its user signed in: the callback's query. The host checks what it was sent first.
     pub fn sign_in(&self, authorize_url: &Url) -> String {
         assert_eq!((authorize_url.path(), authorize_url.port()), (self.shared.manners.authorize, Some(self.port())));
@@ -323,6 +337,13 @@ impl FakeHost {
         assert_eq!((fields["response_type"].as_str(), fields["client_id"].as_str()), ("code", APP.0));
         assert_eq!((fields["code_challenge_method"].as_str(), fields["code_challenge"].len()), ("S256", 43));
         assert!(fields["state"].len() >= 32);
+        let registered = self.shared.state.lock().unwrap().redirect_uri.clone().unwrap_or_else(|| REDIRECT_URI.to_owned());
+        let (asked, mut registered_url) = (&fields["redirect_uri"], Url::parse(&registered).unwrap());
+        if self.shared.manners.any_port {
+            registered_url.set_port(Url::parse(asked).unwrap().port()).unwrap();
+        }
+        let registered = if self.shared.manners.any_port { registered_url.to_string() } else { registered };
+        assert_eq!(*asked, registered, "the redirect URI is not registered");
         let code = format!("canary/code+{:x}", random());
         let record = Code {
             challenge: fields["code_challenge"].clone(),

@@ -19,10 +19,7 @@ use url::Url;
 
 use super::secret;
 use crate::support::http::TestAuthority;
-use crate::support::manners::{APP, FakeHost, Manners};
-
-/// Where the callbacks of the tests would go.
-const REDIRECT: &str = "http://127.0.0.1:34106/callback";
+use crate::support::manners::{APP, FakeHost, Manners, REDIRECT_URI as REDIRECT};
 
 /// A host, and the agent's side of it.
 struct Scene {
