@@ -12,9 +12,30 @@
 //! | `logout` | `url`, `account` (optional; without it, every account of the caller's there) | [`LoggedOut`] |
 //! | `accounts` | none | [`Accounts`] of the caller |
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::status::TokenState;
+
+/// Whether an account can have this name: 1 to 128 letters, digits and `-._@+~`.
+#[must_use]
+pub fn is_account(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
+    (1..=LONGEST_ACCOUNT).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// What a user types to sign in at a URL, as the account of that name if it has one.
+#[must_use]
+pub fn command(url: &str, account: &str) -> String {
+    match is_account(account) {
+        true => format!("scm-agent login {url} --account {account}"),
+        false => format!("scm-agent login {url}"),
+    }
+}
+
+/// Longest name of an account, in bytes.
+pub const LONGEST_ACCOUNT: usize = 128;
 
 /// The answer to `login`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +49,8 @@ pub enum Login {
     Refused(Refused),
 }
 
-/// A login that waits for the user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A login that waits for the user. Shown with `{:?}` it says neither how it is called nor what the user has to do.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begun {
     /// Names the login in what follows.
     pub session: String,
@@ -42,6 +63,17 @@ pub struct Begun {
     pub expires_in_seconds: u64,
 }
 
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { session: _, host, mode, expires_in_seconds } = self;
+        f.debug_struct("Begun")
+            .field("host", host)
+            .field("mode", mode)
+            .field("expires_in_seconds", expires_in_seconds)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Where the browser has to come back to. The host compares that to the letter, so whoever asks listens there, and asks again with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elsewhere {
@@ -50,7 +82,7 @@ pub struct Elsewhere {
 }
 
 /// How the user signs in, with what that takes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "lowercase")]
 pub enum Mode {
     /// With a browser on this machine, which comes back to the redirect URI (RFC 8252).
@@ -70,6 +102,15 @@ pub enum Mode {
         /// How long to wait between two questions, in seconds.
         interval_seconds: u64,
     },
+}
+
+impl fmt::Debug for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Browser { .. } => "Browser",
+            Self::Device { .. } => "Device",
+        })
+    }
 }
 
 /// Why no login has begun.
@@ -217,6 +258,34 @@ mod tests {
         assert_both_ways(json!({ "redirect_uri": "http://127.0.0.1:34106/" }), Login::Elsewhere(elsewhere));
         let refused = Refused { error: "not offered".to_owned(), next: None };
         assert_both_ways(json!({ "error": "not offered", "next": null }), Login::Refused(refused));
+    }
+
+    #[test]
+    fn what_is_of_use_to_the_user_alone_is_not_shown() {
+        for mode in [
+            json!({ "mode": "browser", "authorize_url": "https://scm.example/canary" }),
+            json!({
+                "mode": "device", "user_code": "canary", "verification_uri": "https://scm.example/canary",
+                "verification_uri_complete": "https://scm.example/canary", "interval_seconds": 5,
+            }),
+        ] {
+            let mut document = json!({ "session": "canary", "host": "scm.example", "expires_in_seconds": 900 });
+            document.as_object_mut().unwrap().extend(mode.as_object().unwrap().clone());
+            let shown = format!("{:?}", from_value::<Login>(document).unwrap());
+            assert!(shown.contains("scm.example") && !shown.contains("canary"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_account_s_name_is_short_and_plain_and_only_such_a_one_is_repeated() {
+        for name in ["a", "work", "a.b+c@d-e_f~1", &"a".repeat(128)] {
+            assert!(is_account(name), "{name}");
+        }
+        for name in ["", "a b", "Zoë", "a\nb", "$(id)", &"a".repeat(129)] {
+            assert!(!is_account(name), "{name}");
+            assert_eq!(command("https://scm.example", name), "scm-agent login https://scm.example");
+        }
+        assert_eq!(command("https://scm.example", "work"), "scm-agent login https://scm.example --account work");
     }
 
     #[test]

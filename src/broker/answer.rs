@@ -12,6 +12,7 @@ use crate::git::{CredentialRequest, Operation};
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
 use crate::integration::{ScmId, ScmIntegration};
+use crate::login;
 use crate::oauth::{self, CachedToken, IssuedToken, MintError, Plan, ServicePlan, UserPlan};
 
 /// The most that is subtracted from a token's end for git, so that it does not expire on the way to the host.
@@ -146,8 +147,10 @@ impl Broker {
             }
             Err(error) => {
                 let next = match &*error {
-                    MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login.as_str(),
-                    _ => "scm-agent status",
+                    MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => {
+                        login::command(&location.to_string(), &key.account)
+                    }
+                    _ => "scm-agent status".to_owned(),
                 };
                 let message = format!("no token for {location}: {error}; run: {next}");
                 turned_away(caller, location, Some(integration), message, !integration.pat)

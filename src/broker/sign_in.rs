@@ -37,9 +37,9 @@ impl Broker {
         let wanted = match mode {
             LoginMode::Device => Wanted::Device,
             LoginMode::Browser { redirect_uri } => match Url::parse(redirect_uri) {
-                Ok(uri) => match comes_back(&definition.0.host, &definition.1, uri) {
-                    Ok(uri) => Wanted::Browser(uri),
-                    Err(answer) => return answer,
+                Ok(uri) => match elsewhere(&definition.0.host, &definition.1, &uri) {
+                    None => Wanted::Browser(uri),
+                    Some(answer) => return answer,
                 },
                 Err(_) => return refused("the redirect URI is no URL", None),
             },
@@ -139,17 +139,17 @@ impl Broker {
     }
 }
 
-/// Where the browser comes back to, if it may come back to where it was asked to; else what to say instead.
-fn comes_back(host: &str, plan: &UserPlan, asked: Url) -> Result<Url, Login> {
+/// What to say where the browser may not come back to the URI that was asked for; `None` where it may.
+fn elsewhere(host: &str, plan: &UserPlan, asked: &Url) -> Option<Login> {
     match &plan.redirect {
-        Redirect::AnyPort => Ok(asked),
-        Redirect::Registered(registered) if *registered == asked => Ok(asked),
-        Redirect::Registered(registered) => Err(Login::Elsewhere(Elsewhere { redirect_uri: registered.to_string() })),
+        Redirect::AnyPort => None,
+        Redirect::Registered(registered) if registered == asked => None,
+        Redirect::Registered(registered) => Some(Login::Elsewhere(Elsewhere { redirect_uri: registered.to_string() })),
         Redirect::Unknown => {
             let error = format!("{host} sends browsers back only to the redirect URI that the app registered, and none is configured");
             let with_a_code = if plan.may_take_device_codes() { "sign in with a code: add --device; or " } else { "" };
             let next = format!("{with_a_code}ask the operator of this machine: redirect_uri in the [[provider]] of {host}");
-            Err(Login::Refused(no(error, Some(&next))))
+            Some(Login::Refused(no(error, Some(&next))))
         }
     }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::status::{columns, span};
-use super::{Io, client, target};
+use super::{Io, client};
 use crate::error::Error;
-use crate::login::{Account, Accounts};
+use crate::login::{self, Account, Accounts};
 use crate::status::TokenState;
 
 /// Arguments of `accounts`.
@@ -58,12 +58,9 @@ fn table(accounts: &[Account], now: SystemTime) -> String {
             wrong.push_str(&format!("! {} as {name}: {error}\n", account.host));
         }
         if account.state == TokenState::NeedsLogin {
-            wrong.push_str(&format!("! sign in again: scm-agent login https://{}", account.host));
             // Under another name it would be another account. A name that cannot be given is the host's own, which comes by itself.
-            if target::may_be_given(&account.account) {
-                wrong.push_str(&format!(" --account {}", account.account));
-            }
-            wrong.push('\n');
+            let again = login::command(&format!("https://{}", account.host), &account.account);
+            wrong.push_str(&format!("! sign in again: {again}\n"));
         }
     }
     let mut text = String::new();

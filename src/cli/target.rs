@@ -1,15 +1,13 @@
 //! The URL that a user names to say which host is meant.
 
 use crate::error::{Error, Kind};
+use crate::login::{LONGEST_ACCOUNT, is_account};
 
 /// Longest URL taken, in bytes: what the daemon reads of one line is longer.
 const MAX_URL_BYTES: usize = 4_096;
 
 /// Longest name of an account taken, in bytes.
 const MAX_ACCOUNT_BYTES: usize = 255;
-
-/// Longest name that a user may give one, in bytes.
-const MAX_GIVEN_BYTES: usize = 128;
 
 /// A checked URL as the daemon is asked about it: scheme, host and path as they were typed. Query and fragment are left out: they say
 /// nothing about who answers git, and may hold what is nobody's business.
@@ -66,19 +64,13 @@ pub(super) fn account(typed: Option<&str>) -> Result<Option<&str>, Error> {
 /// [`Kind::Usage`] when no account can be given that name.
 pub(super) fn new_account(typed: Option<&str>) -> Result<Option<&str>, Error> {
     match typed {
-        Some(name) if !may_be_given(name) => {
+        Some(name) if !is_account(name) => {
             let text =
-                format!("--account is empty, longer than {MAX_GIVEN_BYTES} bytes, or has more in it than letters, digits and -._@+~");
+                format!("--account is empty, longer than {LONGEST_ACCOUNT} bytes, or has more in it than letters, digits and -._@+~");
             Err(Error::new(Kind::Usage, text).hint("give it a short name: --account work"))
         }
         name => Ok(name),
     }
-}
-
-/// Whether a user may call an account that. Hosts' own names for their users may have more in them.
-pub(super) fn may_be_given(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
-    (1..=MAX_GIVEN_BYTES).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// Whether a URL leads to this machine by its name or address alone.

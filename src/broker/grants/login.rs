@@ -18,7 +18,7 @@ use super::leaving::Definition;
 use super::renewal::record_of;
 use super::sessions::{Activity, Found, Session, Step, Way};
 use super::{GrantError, Grants, binding, lock};
-use crate::login::{Begun, Login, Mode, Progress, Refused, State};
+use crate::login::{Begun, Login, Mode, Progress, Refused, State, is_account};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::GrantKey;
 
@@ -30,9 +30,6 @@ const SLOW_DOWN: Duration = Duration::from_secs(5);
 
 /// The longest that a host in trouble is left alone.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The longest name of an account.
-const LONGEST_ACCOUNT: usize = 128;
 
 /// How a user wants to sign in.
 pub(in crate::broker) enum Wanted {
@@ -326,6 +323,9 @@ pub(in crate::broker) fn refused(error: &str, next: Option<&str>) -> Login {
 fn what_next(error: &GrantError) -> Option<&'static str> {
     match error {
         GrantError::OAuth(oauth::Error::FlowNotOffered { .. }) => Some("try the other way: scm-agent login URL --device, or --browser"),
+        GrantError::OAuth(oauth::Error::Refused { code, .. }) if code.as_str() == Some("device_flow_disabled") => {
+            Some("try --browser, or enable the device flow in the app")
+        }
         GrantError::OAuth(_) | GrantError::Resting { .. } | GrantError::Undecryptable { .. } => Some("scm-agent doctor"),
         GrantError::Gone | GrantError::NeedsLogin { .. } | GrantError::Store(_) => None,
     }
@@ -353,11 +353,6 @@ pub(super) fn unknown_session() -> Progress {
     ended(State::Failed, String::new(), "there is no such sign-in under way", Some("run scm-agent login again"))
 }
 
-fn is_account(account: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
-    (1..=LONGEST_ACCOUNT).contains(&account.len()) && account.bytes().all(allowed)
-}
-
 /// 128 random bits in hexadecimal.
 fn random_name() -> Result<String, oauth::Error> {
     let mut bytes = [0; 16];
@@ -377,5 +372,15 @@ mod tests {
         assert_eq!(slower(seconds(300), None), seconds(300));
         assert_eq!(slower(seconds(5), Some(seconds(600))), seconds(600));
         assert_eq!(slower(seconds(300), Some(seconds(1))), seconds(300));
+    }
+
+    #[test]
+    fn a_flow_that_is_switched_off_leads_to_the_other_one_or_to_the_switch() {
+        let refused = |code: &[u8]| {
+            let code = oauth::ErrorCode::parse(code);
+            what_next(&GrantError::OAuth(oauth::Error::Refused { host: "github.com".to_owned(), code, retry_after: None, status: 200 }))
+        };
+        assert_eq!(refused(b"device_flow_disabled"), Some("try --browser, or enable the device flow in the app"));
+        assert_eq!(refused(b"invalid_client"), Some("scm-agent doctor"));
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Kind};
 use crate::key::{self, KeyRing, Problem};
 use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
 use crate::status::{Integration, Secret, Status, Token, TokenState};
-use crate::{http, oauth};
+use crate::{http, login, oauth};
 
 /// How many issuers are asked for their metadata.
 const MAX_ISSUERS: usize = 20;
@@ -316,7 +316,11 @@ fn sign_in(name: &str, host: &str, token: &Token) -> Option<Check> {
     let reason = token.last_error.as_deref().unwrap_or("it is over");
     let detail = format!("{name}, {}: {reason}", token.subject);
     match token.state {
-        TokenState::NeedsLogin => Some(Check::warn("sign-ins", detail, format!("that user runs: scm-agent login https://{host}"))),
+        TokenState::NeedsLogin => {
+            let account = token.subject.split_once(" as ").map_or("", |(_, account)| account);
+            let again = login::command(&format!("https://{host}"), account);
+            Some(Check::warn("sign-ins", detail, format!("that user runs: {again}")))
+        }
         TokenState::Failing => Some(Check::warn("sign-ins", detail, "it is tried again by itself; see the issuer and the network")),
         TokenState::Refreshing | TokenState::Valid => None,
     }

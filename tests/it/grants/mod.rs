@@ -239,7 +239,7 @@ async fn a_refused_refresh_is_said_everywhere_and_never_tried_again() {
     stage.erase(&daemon, &token).await;
     for _ in 0..5 {
         let told = stage.token(&daemon).await.unwrap_err();
-        assert!(told.contains("the sign-in is over") && told.contains(&format!("run: scm-agent login {URL}")), "{told}");
+        assert!(told.contains("the sign-in is over") && told.contains(&format!("run: scm-agent login {URL} --account {USER}")), "{told}");
     }
     let status = daemon.status().await;
     assert_eq!(grant(&status)["state"], "needs_login");
@@ -247,7 +247,7 @@ async fn a_refused_refresh_is_said_everywhere_and_never_tried_again() {
     let mut doctor = Command::from(stage.scene.world.agent(&["doctor", "--config"]));
     doctor.arg(stage.scene.world.path("config.toml"));
     let report = String::from_utf8(run(doctor, "").await.stdout).unwrap();
-    assert!(report.contains("warn  sign-ins") && report.contains(&format!("scm-agent login {URL}")), "{report}");
+    assert!(report.contains("warn  sign-ins") && report.contains(&format!("scm-agent login {URL} --account {USER}")), "{report}");
     assert!(daemon.terminate().await.success());
     let daemon = stage.start().await;
     stage.token(&daemon).await.unwrap_err();
