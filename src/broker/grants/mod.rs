@@ -204,6 +204,11 @@ impl Grants {
                 self.cache.forget_failures(|error| matches!(error, GrantError::Gone));
                 self.cache.get_or_mint(key, self.mint(key, integration, plan)).await
             }
+            // While the old token lived, a store without room was a reason not to renew. Now there is nothing to lose.
+            Err(error) if matches!(**error, MintError::Failed(GrantError::Store(_))) => {
+                self.cache.forget_failures(|error| matches!(error, GrantError::Store(_)));
+                self.cache.get_or_mint(key, self.mint(key, integration, plan)).await
+            }
             _ => first,
         }
     }

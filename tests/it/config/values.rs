@@ -178,7 +178,7 @@ fn each_http_client_gets_the_keys_of_its_section_and_the_hosts_that_the_operator
     assert_eq!((plane.no_proxy, scm.no_proxy), (None, Some(vec!["c.example".to_owned()])));
     assert_eq!((plane.trusted_urls, scm.trusted_urls), (true, false));
     assert!(
-        scm.named_hosts.iter().eq(["10.0.0.1", "[fd00::1]", "device.corp", "git.corp", "id.corp", "sign-in.corp", "token.corp"]),
+        scm.named_hosts.iter().eq(["10.0.0.1", "[fd00::1]", "device.corp", "git.corp", "id.corp", "token.corp"]),
         "{:?}",
         scm.named_hosts
     );
