@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::TokenState;
 
-/// Whether an account can have this name: 1 to 128 letters, digits and `-._@+~`.
+/// Whether an account can have this name: 1 to 128 letters, digits and `-._@+~`, and no dash before them.
 #[must_use]
 pub fn is_account(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._@+~".contains(&byte);
-    (1..=LONGEST_ACCOUNT).contains(&name.len()) && name.bytes().all(allowed)
+    // With a dash before it, it would be an option.
+    (1..=LONGEST_ACCOUNT).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(allowed)
 }
 
 /// What a user types to sign in at a URL, as the account of that name if it has one.
@@ -281,7 +282,7 @@ mod tests {
         for name in ["a", "work", "a.b+c@d-e_f~1", &"a".repeat(128)] {
             assert!(is_account(name), "{name}");
         }
-        for name in ["", "a b", "Zoë", "a\nb", "$(id)", &"a".repeat(129)] {
+        for name in ["", "a b", "--json", "Zoë", "a\nb", "$(id)", &"a".repeat(129)] {
             assert!(!is_account(name), "{name}");
             assert_eq!(command("https://scm.example", name), "scm-agent login https://scm.example");
         }

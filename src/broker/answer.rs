@@ -150,7 +150,7 @@ impl Broker {
                     MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => {
                         login::command(&location.to_string(), &key.account)
                     }
-                    _ => "scm-agent status".to_owned(),
+                    _ => "scm-agent accounts".to_owned(),
                 };
                 let message = format!("no token for {location}: {error}; run: {next}");
                 turned_away(caller, location, Some(integration), message, !integration.pat)

@@ -11,7 +11,7 @@ use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
-use crate::login::{Accounts, Cancelled, Elsewhere, LoggedOut, Login, Progress, Refused};
+use crate::login::{Accounts, Cancelled, Elsewhere, LoggedOut, Login, Progress, Refused, State};
 use crate::oauth::{EndpointSource, Plan, Redirect, UserPlan};
 use crate::status;
 
@@ -49,12 +49,22 @@ impl Broker {
 
     /// Looks how far a sign-in of the caller's is.
     pub async fn look_at_login(&self, caller: &Caller, session: &str, within: Duration) -> Progress {
-        self.grants.look_at_login(caller.uid, session, within).await
+        self.said_of_store(self.grants.look_at_login(caller.uid, session, within).await)
     }
 
     /// Takes what came back from the browser of a sign-in of the caller's.
     pub async fn finish_login(&self, caller: &Caller, session: &str, query: &str, within: Duration) -> Progress {
-        self.grants.finish_login(caller.uid, session, query, within).await
+        self.said_of_store(self.grants.finish_login(caller.uid, session, query, within).await)
+    }
+
+    /// Adds to a sign-in that is done that memory stands in for the store.
+    fn said_of_store(&self, progress: Progress) -> Progress {
+        match &self.store_problem {
+            Some(problem) if progress.state == State::Done && progress.error.is_none() => {
+                Progress { error: Some(problem.clone()), next: Some("scm-agent doctor".to_owned()), ..progress }
+            }
+            _ => progress,
+        }
     }
 
     /// Ends a sign-in of the caller's before its time.

@@ -250,7 +250,10 @@ fn grant_store(kind: StoreKind, state: &Opened, keys: &KeyRing) -> (Arc<dyn Gran
         (StoreKind::File, Opened { problem, .. }) => Err(problem.clone().unwrap_or_default()),
     };
     match opened {
-        Ok(store) => (Arc::new(store), None),
+        Ok(store) => {
+            store.problems().iter().for_each(|reason| warn!(target: "audit", reason, "kept sign-ins"));
+            (Arc::new(store), None)
+        }
         Err(reason) => {
             warn!(reason, "sign-ins are kept in memory only, until this process ends");
             (Arc::new(MemoryStore::new()), Some(format!("sign-ins are kept in memory only, until the daemon ends: {reason}")))

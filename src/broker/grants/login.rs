@@ -64,7 +64,10 @@ impl Grants {
         let begun = match timeout(within, self.begin(&id, uid, definition, wanted, account)).await {
             Ok(Ok(begun)) => return Login::Begun(begun),
             Ok(Err(error)) => refused(&error.to_string(), what_next(&error)),
-            Err(_) => refused(&format!("the issuer for {host} did not answer in time"), Some("try again; scm-agent doctor")),
+            Err(_) => refused(
+                &format!("the issuer for {host} did not answer in time"),
+                Some("try again; for an issuer that is always that slow, the operator of this machine can raise agent.request_timeout"),
+            ),
         };
         drop(self.sessions.take(&id, uid));
         begun
@@ -211,6 +214,8 @@ impl Grants {
             Ok(DevicePoll::Expired) => return (None, expired(host)),
             Ok(DevicePoll::Pending) => {}
             Ok(DevicePoll::SlowDown { interval: wanted }) => *interval = wanted.unwrap_or_default().max(*interval + SLOW_DOWN),
+            // The code is spent, and what came for it is of no use.
+            Err(error @ GrantError::OAuth(oauth::Error::ReplyField { .. })) => return (None, failed(host, &error)),
             Err(error) if error.class() == ErrorClass::Transient => {
                 // RFC 8628 section 3.5: less often after a time-out, and never more often than before.
                 *interval = slower(*interval, error.retry_after());

@@ -142,8 +142,8 @@ impl Grants {
 
     /// What to make of a renewal that brought no tokens.
     async fn refused(&self, key: &GrantKey, due: &Due, error: oauth::Error) -> GrantError {
-        let is_over = error.class() == ErrorClass::Terminal || due.is_orphan && is_unusable_answer(&error);
-        if !is_over {
+        // A page that a proxy put there says nothing of the grant, and neither does a server in trouble.
+        if error.class() != ErrorClass::Terminal {
             // Where it is not known whether the host has renewed, the intent stays for the next try to see.
             if !error.outcome_unknown() && !due.is_orphan {
                 let _ = self.mark(key, due.obtained_at, GrantState::Active).await;
@@ -154,7 +154,7 @@ impl Grants {
             return GrantError::Gone;
         }
         let reason = match due.is_orphan {
-            true => format!("the agent was interrupted while it renewed it, and now {error}"),
+            true => format!("the answer to its last renewal was lost, and now {error}"),
             false => error.to_string(),
         };
         GrantError::NeedsLogin { reason }
@@ -173,13 +173,6 @@ impl Grants {
         warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, reason, "a sign-in is over");
         Ok(())
     }
-}
-
-/// Whether a host has said yes, but nobody can tell to what. If that is all that comes of the one further try after a renewal whose
-/// end nobody knows, there is no use in another. No answer, or a server in trouble, is not what that try was for.
-fn is_unusable_answer(error: &oauth::Error) -> bool {
-    use oauth::Error::{Http, ReplyField, ReplyUnreadable};
-    matches!(error, ReplyField { .. } | ReplyUnreadable { .. } | Http(crate::http::Error::TooLarge { .. }))
 }
 
 /// The kept token as it was issued, so that the cache knows its whole lifetime.

@@ -251,8 +251,11 @@ fn other_faults(status: &Status) -> Vec<Check> {
                 "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; what was set aside can be deleted";
             Check::fail("state", reason.clone(), next)
         } else if reason.starts_with("sign-ins") || (!status.store.healthy && reason.contains("grants")) {
-            let next =
-                "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; then restart the daemon, or wait";
+            let next = if reason.contains("sign in again") {
+                "their users run scm-agent login; what was set aside can be deleted; a runner key that was taken away can be loaded again"
+            } else {
+                "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; then restart the daemon, or wait"
+            };
             Check::fail("store", reason.clone(), next)
         } else if reason.contains("key files") {
             Check::fail("key", reason.clone(), "mend the file; the daemon looks again by itself")

@@ -212,6 +212,10 @@ impl Inner {
                 return Err(damaged());
             }
             (self.contents, self.database, self.unwritable) = (contents, Some(database), None);
+        } else if !start::is_there(&self.files, database::FILE)? {
+            // What is open is no file that the next start would find.
+            let path = self.files.database.path();
+            return Err(StoreError::other(format!("{} was removed under the daemon, which has to be restarted", path.display())));
         }
         if self.head != Some(self.contents.generation) {
             self.save_head()?;

@@ -108,7 +108,10 @@ fn data_key(files: &Files, keys: &StateKeys, problems: &mut Vec<String>) -> Resu
         problems.push(format!("{}: {LOST}", aside(&files.database, &needed)?));
     }
     if is_there(files, HEAD)? {
-        aside(&files.head, "")?;
+        let gone = aside(&files.head, &format!("{} was written and is gone", files.database.path().display()))?;
+        if problems.is_empty() {
+            problems.push(format!("{gone}: {LOST}"));
+        }
     }
     let key = DataKey::generate().ok_or_else(|| StoreError::other(format!("cannot make a key for {}", files.key.path().display())))?;
     files.save_key(keys, &key)?;
@@ -223,7 +226,7 @@ fn aside(file: &SealedFile, why: &str) -> Result<String, StoreError> {
 }
 
 /// Whether anything has this name, and be it a link that leads nowhere.
-fn is_there(files: &Files, name: &'static str) -> Result<bool, StoreError> {
+pub(super) fn is_there(files: &Files, name: &'static str) -> Result<bool, StoreError> {
     match statat(&*files.directory.held(), name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),

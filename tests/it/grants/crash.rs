@@ -199,7 +199,7 @@ async fn restart(stage: &Stage, before: Seen) -> (Daemon, Step) {
         Step::Renewed | Step::Replied => {
             for _ in 0..2 {
                 let told = stage.token(&daemon).await.unwrap_err();
-                assert!(told.contains("interrupted while it renewed it") && told.contains("scm-agent login"), "{step:?}: {told}");
+                assert!(told.contains("the answer to its last renewal was lost") && told.contains("scm-agent login"), "{step:?}: {told}");
             }
             assert_eq!(grant(&daemon.status().await)["state"], "needs_login");
             assert_eq!((stage.seen().asked, stage.seen().replays), (asked + 1, before.replays + 1), "{step:?}");

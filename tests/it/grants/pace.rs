@@ -215,13 +215,21 @@ async fn a_further_try_that_brings_no_answer_is_not_the_one_that_counts() {
 }
 
 #[tokio::test]
-async fn a_further_try_whose_answer_is_of_no_use_is_the_last() {
-    // The host has said yes and given nothing that can be used, twice.
-    let garbled = || Answer::json(200, &json!({ "token_type": "Bearer" }));
-    let script = Script::new([garbled(), garbled()]).await;
+async fn a_page_where_tokens_should_be_ends_no_grant_however_often_it_comes() {
+    let maintenance = || Answer::new(200, "text/html", "<h1>down for maintenance</h1>");
+    let script = Script::new([maintenance(), Answer::json(200, &json!({ "status": "maintenance" })), tokens("second")]).await;
+    let daemon = script.start().await;
+    assert_eq!(script.told_in_the_end(&daemon).await.as_deref(), Ok("access_second"), "{}", daemon.log());
+    assert_eq!(script.asked(), 3);
+}
+
+#[tokio::test]
+async fn the_first_refusal_after_a_lost_answer_is_the_last() {
+    let refused = Answer::json(400, &json!({ "error": "invalid_grant" }));
+    let script = Script::new([Answer::json(200, &json!({ "token_type": "Bearer" })), refused]).await;
     let daemon = script.start().await;
     let told = script.told_in_the_end(&daemon).await.unwrap_err();
-    assert!(told.contains("interrupted while it renewed it") && told.contains("run: scm-agent login"), "{told}");
+    assert!(told.contains("the answer to its last renewal was lost") && told.contains("run: scm-agent login"), "{told}");
     assert_eq!(grant(&daemon.status().await)["state"], "needs_login");
     assert!(daemon.terminate().await.success());
     let daemon = script.scene.start("60s").await;

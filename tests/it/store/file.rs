@@ -113,6 +113,22 @@ fn keys_that_are_changed_between_two_starts_are_rotated_whichever_comes_first() 
 }
 
 #[test]
+fn files_that_are_removed_under_the_daemon_or_between_two_starts_are_missed() {
+    let place = Place::new();
+    let store = place.open();
+    store.save(&record(1, "token")).unwrap();
+    fs::remove_file(place.file("grants.redb")).unwrap();
+    let error = store.save(&record(2, "later")).unwrap_err();
+    assert!(error.message.ends_with("was removed under the daemon, which has to be restarted"), "{error}");
+    assert_same(store.load(&key(1)).unwrap().as_ref(), &record(1, "token"));
+    drop(store);
+    fs::remove_file(place.file("grants-key")).unwrap();
+    let problems = FileStore::open(&StateDir::open(&place.state()).unwrap(), keys(&[1])).unwrap().problems();
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert!(problem.contains("grants.redb was written and is gone") && problem.contains("have to sign in again"), "{problem}");
+}
+
+#[test]
 fn what_a_key_that_is_not_loaded_sealed_is_set_aside_and_can_be_put_back() {
     let place = Place::new();
     let with = |ring: &[u8]| FileStore::open(&StateDir::open(&place.state()).unwrap(), keys(ring));
