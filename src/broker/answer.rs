@@ -6,14 +6,15 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use tracing::{info, warn};
 
-use super::grants::{Choice, GrantError};
+use super::decision::{Decision, Nobody, Own, Reason};
+use super::grants::GrantError;
 use super::{Broker, Caller, Error, Outcome, Presentation, Right, TokenKey, unix_seconds};
 use crate::git::{CredentialRequest, Operation};
+use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
-use crate::integration::{ScmId, ScmIntegration};
 use crate::login;
-use crate::oauth::{self, CachedToken, IssuedToken, MintError, Plan, ServicePlan, UserPlan};
+use crate::oauth::{self, CachedToken, IssuedToken, MintError, ServicePlan};
 
 /// The most that is subtracted from a token's end for git, so that it does not expire on the way to the host.
 const EXPIRY_SKEW: Duration = Duration::from_secs(30);
@@ -36,45 +37,20 @@ impl Broker {
         let Some(registry) = self.first_registry().await else {
             return turned_away(caller, &location, None, self.no_list_message(), false);
         };
-        let integration = match registry.for_host(&location) {
-            Lookup::Match(integration) => integration,
-            Lookup::None => return self.held_back(caller, &location),
-            Lookup::Ambiguous(_) => {
-                let message = format!(
-                    "several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants"
-                );
-                return turned_away(caller, &location, None, message, true);
-            }
-        };
-        let plan = match self.plan(&integration) {
-            Plan::Service(plan) => plan,
-            // git asks the user for the personal access token, where one is allowed.
-            Plan::None { .. } | Plan::Pat if integration.pat => return Outcome::Silence,
-            // Nothing is set up to come from here, so whatever else git knows goes on working.
-            Plan::None { .. } if integration.oauth.is_none() => return Outcome::Silence,
-            Plan::Pat => return Outcome::Silence,
-            Plan::User(plan) => return self.get_own(request, caller, &location, &integration, &plan).await,
-            Plan::None { reason } => return refusal(caller, &location, &integration, &reason),
-        };
-        if !username_fits(request, &integration, &plan) {
-            // The name may be that of an account, where users sign in because the issuer gives the app no token.
-            return match &plan.user {
-                Some(user) if self.has_own(request, caller, &integration, user) => {
-                    self.get_own(request, caller, &location, &integration, user).await
-                }
-                _ => Outcome::Silence,
-            };
+        let asked = Asked { request, caller, location: &location };
+        match self.decide(request, caller, &location, &registry) {
+            Decision::Nobody(nobody) => asked.nobody(&nobody),
+            Decision::Own(own) => self.get_own(asked, &own).await,
+            Decision::Service { integration, plan } => self.get_service(asked, &integration, &plan).await,
         }
-        // Who may have nothing of the app's may have signed in.
-        if let Some(user) = plan.user.as_ref().filter(|_| caller.has_only(Right::Own, &integration)) {
-            return self.get_own(request, caller, &location, &integration, user).await;
-        }
-        if let Some(refused) = caller.refused(Right::Service, &integration, &location) {
-            return refused;
-        }
+    }
+
+    /// Answers `get` with the app's own token.
+    async fn get_service(&self, asked: Asked<'_>, integration: &Arc<ScmIntegration>, plan: &ServicePlan) -> Outcome {
+        let Asked { request, caller, location } = asked;
         // 3, 4: a token, from the cache or for the secret.
-        let key = TokenKey::of(&integration);
-        let minted = self.cache.get_or_mint(&key, self.mint(&integration, &plan)).await;
+        let key = TokenKey::of(integration);
+        let minted = self.cache.get_or_mint(&key, self.mint(integration, plan)).await;
         if !self.is_current(&key) {
             // The list changed meanwhile, as when secrets are sealed for another key. The new one counts; how often that can
             // happen to a request is bounded by its deadline.
@@ -84,59 +60,28 @@ impl Broker {
         match minted {
             // 5: the answer.
             Ok(token) => {
-                let presentation = Presentation::of(request, plan.bearer, plan.username);
-                self.credential(caller, &location, &integration, "service", presentation, token)
+                let presentation = Presentation::of(request, plan.bearer, plan.username.clone());
+                self.credential(caller, location, integration, "service", presentation, token)
             }
             Err(error) => {
                 if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
-                    return self.get_own(request, caller, &location, &integration, user).await;
+                    return match self.own_grant(request, caller, integration, user.clone()) {
+                        Ok(own) => self.get_own(asked, &own).await,
+                        Err(nobody) => asked.nobody(&nobody),
+                    };
                 }
                 let message = format!("no token for {location}: {error}; run: scm-agent status");
-                turned_away(caller, &location, Some(&integration), message, !integration.pat)
+                turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
-    }
-
-    /// Whether the caller has a grant that the request can mean.
-    fn has_own(&self, request: &CredentialRequest, caller: &Caller, integration: &ScmIntegration, plan: &UserPlan) -> bool {
-        matches!(self.grants.choose(caller.uid, integration, plan, request.username.as_deref()), Choice::Grant(_))
     }
 
     /// Answers `get` with the caller's own grant.
-    async fn get_own(
-        &self,
-        request: &CredentialRequest,
-        caller: &Caller,
-        location: &Location,
-        integration: &Arc<ScmIntegration>,
-        plan: &UserPlan,
-    ) -> Outcome {
-        if let Some(refused) = caller.refused(Right::Own, integration, location) {
-            return refused;
-        }
-        let login = format!("scm-agent login {location}");
-        // Where a personal access token would do, git asks for one; else it is told to stop.
-        let nothing = |reason: &str, next: &str| match integration.pat {
-            true => Outcome::Silence,
-            false => refusal(caller, location, integration, &format!("{reason}; run: {next}")),
-        };
-        let key = match self.grants.choose(caller.uid, integration, plan, request.username.as_deref()) {
-            Choice::Grant(key) => key,
-            Choice::None if request.username.as_deref().is_some_and(|name| name != plan.username) => {
-                return nothing("nobody is signed in under the user name that git asks for", &login);
-            }
-            Choice::None => return nothing("nobody is signed in", &login),
-            Choice::Several(accounts) => {
-                let names = accounts.iter().map(|name| if name.is_empty() { "(no name)" } else { name }).collect::<Vec<_>>().join(", ");
-                let message = format!(
-                    "several accounts are signed in to {}: {names}; say which: git config credential.{location}.username NAME",
-                    integration.host
-                );
-                return turned_away(caller, location, Some(integration), message, true);
-            }
-        };
+    async fn get_own(&self, asked: Asked<'_>, own: &Own) -> Outcome {
+        let Asked { request, caller, location } = asked;
+        let Own { integration, plan, key } = own;
         let definition = TokenKey::of(integration);
-        let token = self.grants.token(&key, integration, plan).await;
+        let token = self.grants.token(key, integration, plan).await;
         if !self.is_current(&definition) {
             return Box::pin(self.get(request, caller)).await;
         }
@@ -174,17 +119,6 @@ impl Broker {
             "answered"
         );
         Outcome::Credential { presentation, password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())), token }
-    }
-
-    /// The answer for a place that no integration in force serves: perhaps one would that nobody has trusted yet.
-    fn held_back(&self, caller: &Caller, location: &Location) -> Outcome {
-        match self.sync.quarantine().for_host(location) {
-            Some(waiting) if !waiting.pat => {
-                let reason = format!("integration {} is held back until somebody trusts it; run: scm-agent trust", waiting.id);
-                refusal(caller, location, &waiting, &reason)
-            }
-            _ => Outcome::Silence,
-        }
     }
 
     /// Forgets a token that a host refused, if it is the one held.
@@ -233,8 +167,28 @@ impl Broker {
     }
 }
 
-fn refusal(caller: &Caller, location: &Location, integration: &ScmIntegration, reason: &str) -> Outcome {
-    turned_away(caller, location, Some(integration), format!("no token for {}: {reason}", integration.host), true)
+/// A `get`, whom it is from and what place it is for.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    request: &'a CredentialRequest,
+    caller: &'a Caller,
+    location: &'a Location,
+}
+
+impl Asked<'_> {
+    /// The answer where nobody answers, and its line in the log.
+    fn nobody(self, nobody: &Nobody) -> Outcome {
+        let Self { caller, location, .. } = self;
+        let integration = nobody.integration.as_deref();
+        if let (Reason::Denied { rule, .. }, Some(integration)) = (&nobody.reason, integration) {
+            caller.log_denied(*rule, integration, location, "get");
+            return nobody.message(location).map_or(Outcome::Silence, |message| Outcome::Refusal { message, quit: true });
+        }
+        match nobody.message(location) {
+            Some(message) => turned_away(caller, location, integration, message, true),
+            None => Outcome::Silence,
+        }
+    }
 }
 
 /// A refusal, and its line in the log.
@@ -242,17 +196,6 @@ fn turned_away(caller: &Caller, location: &Location, integration: Option<&ScmInt
     let integration = integration.map(|integration| integration.id.as_str());
     warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration, reason = message, "refused");
     Outcome::Refusal { message, quit }
-}
-
-/// Whether the user name in the URL leaves the service identity possible.
-///
-/// Bitbucket's clone URLs carry the visitor's name and Azure DevOps' the organisation, both without meaning for the token.
-/// Elsewhere a name asks for that account, and nobody is to be someone else by accident.
-fn username_fits(request: &CredentialRequest, integration: &ScmIntegration, plan: &ServicePlan) -> bool {
-    match (&request.username, &integration.scm_id) {
-        (None, _) | (Some(_), ScmId::AzureDevOpsEntra | ScmId::Bitbucket) => true,
-        (Some(name), _) => *name == plan.username,
-    }
 }
 
 /// The end of a token as git is told. Of a short life half is left: git takes no password whose time is over.

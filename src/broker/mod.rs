@@ -1,6 +1,7 @@
 //! Where the stages meet, which do not know each other: what a [`Broker`] is made of. The flow itself is in `answer`.
 
 mod answer;
+mod decision;
 mod fingerprint;
 mod following;
 mod grants;

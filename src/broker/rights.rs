@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{Caller, Outcome};
+use super::Caller;
 use crate::integration::ScmIntegration;
 use crate::integration::location::{HostPattern, Location};
 
@@ -121,22 +121,6 @@ impl CallerRules {
 }
 
 impl Caller {
-    /// The answer for a caller who may not have something of an integration, with its line in the audit log; `None` for who may.
-    ///
-    /// Where personal access tokens are allowed, git goes on as if nobody had answered.
-    #[must_use]
-    pub fn refused(&self, right: Right, integration: &ScmIntegration, location: &Location) -> Option<Outcome> {
-        if self.may(right, integration, location, "get") {
-            return None;
-        }
-        if integration.pat {
-            return Some(Outcome::Silence);
-        }
-        let message =
-            format!("the access rules of this host do not give you a token for {location}; to see them, run: scm-agent config show");
-        Some(Outcome::Refusal { message, quit: true })
-    }
-
     /// Whether this is all that the caller may have of an integration. Nothing is written to the audit log.
     #[must_use]
     pub fn has_only(&self, right: Right, integration: &ScmIntegration) -> bool {
@@ -150,10 +134,15 @@ impl Caller {
         let Verdict { rights, rule } = self.rules.verdict(integration);
         let may = rights.has(right);
         if !may {
-            let (uid, pid) = (self.uid, self.pid);
-            warn!(target: "audit", uid, pid, host = %location, integration = %integration.id, rule, operation, "refused: access rules");
+            self.log_denied(rule, integration, location, operation);
         }
         may
+    }
+
+    /// Writes a refusal by the access rules to the audit log, with the number of the rule and what was tried.
+    pub(super) fn log_denied(&self, rule: Option<usize>, integration: &ScmIntegration, location: &Location, operation: &'static str) {
+        let (uid, pid) = (self.uid, self.pid);
+        warn!(target: "audit", uid, pid, host = %location, integration = %integration.id, rule, operation, "refused: access rules");
     }
 }
 
