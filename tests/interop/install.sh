@@ -46,6 +46,7 @@ install_debian_packages() {
     have openssl || wanted+=(openssl)
     have tinyproxy || wanted+=(tinyproxy-bin)
     have ip || wanted+=(iproute2)
+    have git-lfs || wanted+=(git-lfs)
     have python3 || wanted+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
     [ ${#wanted[@]} -eq 0 ] && return
@@ -108,7 +109,30 @@ install_issuer() {
     echo "$stamp" >"$folder/stamp"
 }
 
+# --- Callers ---------------------------------------------------------------------------------------------------------
+
+# Gits of other versions into DIR/gits/SUITE; gits.txt says which.
+install_gits() {
+    local suite architecture version sha256 folder stamp
+    if ! have apt-get || ! have dpkg-deb; then
+        say "no apt here; gits of other versions are left out"
+        return
+    fi
+    while read -r suite architecture version sha256; do
+        [ "$architecture" = "$(dpkg --print-architecture)" ] || continue
+        folder=$parts/gits/$suite
+        # The programs have the path of the folder in them.
+        stamp="$folder $version $(digest "$here/fetch-git.sh")"
+        is_current "$folder/stamp" "$stamp" && continue
+        step "git $version of Debian's $suite" "$here/fetch-git.sh" "$suite" "$version" "$sha256" "$folder" || continue
+        [ -e "$folder/moved" ] && say "$(cat "$folder/moved"): see gits.txt"
+        echo "$stamp" >"$folder/stamp"
+    done < <(grep -v '^#' "$here/gits.txt")
+}
+
 install_debian_packages
+install_gits
+make_venv "$here/requirements-clients.txt" "$parts/clients-venv"
 make_venv "$here/requirements.txt" "$parts/venv"
 npm=()
 find_node && install_issuer
