@@ -26,7 +26,7 @@ daemon off;
 worker_processes 1;
 pid {dir}/nginx.pid;
 error_log {dir}/error.log warn;
-events {{ worker_connections 256; }}
+events {{ worker_connections 1024; }}
 http {{
     access_log off;
     client_max_body_size 0;
@@ -56,6 +56,7 @@ http {{
             fastcgi_param CONTENT_LENGTH $content_length;
             fastcgi_param SERVER_PROTOCOL $server_protocol;
         }}
+        {locations}
         location = /.introspect {{
             internal;
             proxy_pass http://127.0.0.1:{gate};
@@ -88,6 +89,10 @@ class Gate(http.server.BaseHTTPRequestHandler):
         live = bool(password) and host.is_live(password)
         if password:
             host.visits.append((username, password, live))
+        if live and host.after_next:
+            # Done before nginx is told, so that no other request comes between.
+            then, host.after_next = host.after_next, None
+            then(password)
         self.send_response(204 if live else 401)
         if not live:
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
@@ -100,11 +105,15 @@ class Gate(http.server.BaseHTTPRequestHandler):
 class GitHost:
     """Starts on a free loopback port; `visits` lists (username, password, live) of every request that brought a password."""
 
-    def __init__(self, world, issuer_url, resource_server):
+    def __init__(self, world, issuer_url, resource_server, locations=""):
         self.world = world
+        # Further places of nginx's configuration.
+        self.locations = locations
         self.issuer_url = issuer_url
         self.resource_server = resource_server
         self.visits = []
+        # Called with the token of the next request that is let in, once it is.
+        self.after_next = None
         self.stack = contextlib.ExitStack()
         self.dir = world.dir("git-host")
         self.host = ""
@@ -148,7 +157,7 @@ class GitHost:
         user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
         backend = pathlib.Path(exec_path) / "git-http-backend"
         path = os.environ["PATH"]
-        return NGINX.format(user=user, dir=self.dir, port=port, backend=backend, path=path, gate=gate_port)
+        return NGINX.format(user=user, dir=self.dir, port=port, backend=backend, path=path, gate=gate_port, locations=self.locations)
 
     def new_repository(self, name):
         """A bare repository with one commit that accepts pushes; returns its URL."""

@@ -223,6 +223,9 @@ class World:
         self.cargo_test = cargo_test
         self.bin_dir = bin_dir
         self.parts_dir = parts_dir
+        self.gits_dir = parts_dir / "gits"
+        self.callers_python = parts_dir / "clients-venv" / "bin" / "python"
+        self.gitoxide = parts_dir / "gix" / "bin" / "gix-caller"
         self.node = parts_dir / "node"
         self.python = parts_dir / "venv" / "bin" / "python"
         self.helper = bin_dir / "git-credential-scm-agent"
@@ -248,6 +251,11 @@ class World:
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),
             ("login", self.has_command("login"), "this scm-agent has no `login`"),
             ("root", os.geteuid() == 0, "not run as root"),
+            ("gits", len(list(self.gits_dir.glob("*/stamp"))) >= 2, f"no gits of other versions in {self.gits_dir}"),
+            ("git-lfs", self.which("git-lfs"), "no git-lfs (Debian package git-lfs)"),
+            ("callers", os.access(self.callers_python, os.X_OK), f"no {self.callers_python}"),
+            ("gitoxide", os.access(self.gitoxide, os.X_OK), f"no {self.gitoxide}"),
+            ("cargo", self.which("cargo"), "no cargo"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
             if not there:
@@ -292,14 +300,14 @@ class World:
         ours = {"HOME": str(self.home), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
         return {**keep, **ours, **extra}
 
-    def call(self, argv, given=None, check=True, seconds=60, **extra):
+    def call(self, argv, given=None, check=True, seconds=60, environment=None, **extra):
         """Runs a command to its end; bytes in, bytes out. With `check`, a failure fails the case."""
         done = subprocess.run(
             [str(arg) for arg in argv],
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,
             capture_output=True,
-            env=self.environment(),
+            env=self.environment(**(environment or {})),
             timeout=seconds,
             check=False,
             **extra,
