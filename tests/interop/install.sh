@@ -130,8 +130,23 @@ install_gits() {
     done < <(grep -v '^#' "$here/gits.txt")
 }
 
+# gitoxide, as far as it asks for credentials.
+install_gitoxide() {
+    local folder=$parts/gix stamp
+    stamp=$(digest "$here/gix/Cargo.toml" "$here/gix/Cargo.lock" "$here/gix/src/main.rs")
+    is_current "$folder/stamp" "$stamp" && return
+    if ! have cargo; then
+        say "no cargo here; gitoxide is left out"
+        return
+    fi
+    mkdir -p "$folder/bin"
+    step "cargo build (gitoxide)" cargo build --quiet --locked --manifest-path "$here/gix/Cargo.toml" --target-dir "$folder/target" || return
+    cp "$folder/target/debug/gix-caller" "$folder/bin" && echo "$stamp" >"$folder/stamp"
+}
+
 install_debian_packages
 install_gits
+install_gitoxide
 make_venv "$here/requirements-clients.txt" "$parts/clients-venv"
 make_venv "$here/requirements.txt" "$parts/venv"
 npm=()
