@@ -9,7 +9,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ fn ask(operation: Operation, socket: &Path, streams: &mut Streams) -> u8 {
         Err(error) => return streams.fail(&format!("cannot read git's request: {}", error.kind())),
     };
     let deadline = Deadline::after(Duration::from_millis(exchange::ANSWER_MILLISECONDS));
-    sys::end_process_after(exchange::HARD_SECONDS);
+    sys::end_process_after(exchange::HARD_SECONDS, streams.stderr.as_ref().map(AsRawFd::as_raw_fd));
     let mut request = Wiped::with_capacity(text.len() + 64);
     frame::write_request(operation, text.expose_secret(), &mut request);
 

@@ -5,6 +5,7 @@ from suites.crowd import Crowd
 from suites.fake import Fake
 from suites.flow import Flow
 from suites.gits import Gits
+from suites.hang import Hang
 from suites.keys import Keys
 from suites.leaks import Leaks
 from suites.login import Login
@@ -20,5 +21,5 @@ from suites.users import Users
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
+ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Hang, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
        Login, LoginUsers, LoginKills, Leaks]
