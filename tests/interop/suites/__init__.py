@@ -1,6 +1,7 @@
 """One file per suite, in the order in which they run."""
 
 from suites.clients import Clients
+from suites.conformance import Conformance, ConformancePats
 from suites.crowd import Crowd
 from suites.fake import Fake
 from suites.flow import Flow
@@ -21,5 +22,6 @@ from suites.users import Users
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Hang, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
+ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance,
+       ConformancePats, Hang, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
        Login, LoginUsers, LoginKills, Leaks]
