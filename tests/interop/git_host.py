@@ -73,7 +73,7 @@ def post_form(url, client, fields):
     pair = ":".join(urllib.parse.quote_plus(part) for part in client)
     headers = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     request = urllib.request.Request(url, urllib.parse.urlencode(fields).encode(), headers)
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as response:
         return response.read()
 
 
@@ -102,6 +102,12 @@ class Gate(http.server.BaseHTTPRequestHandler):
         """Silent: the default handler prints each request to the terminal."""
 
 
+class GateServer(http.server.ThreadingHTTPServer):
+    # A hundred gits may come at once, and one that is turned away here would look like a fault of the host's.
+    request_queue_size = 512
+    daemon_threads = True
+
+
 class GitHost:
     """Starts on a free loopback port; `visits` lists (username, password, live) of every request that brought a password."""
 
@@ -124,7 +130,7 @@ class GitHost:
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            gate = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate))
+            gate = stack.enter_context(GateServer(("127.0.0.1", 0), Gate))
             gate.git_host = self
             threading.Thread(target=gate.serve_forever, daemon=True).start()
             stack.callback(gate.shutdown)

@@ -66,7 +66,7 @@ def configuration(agent, more=""):
     return path
 
 
-def at_once(agent, jobs, seconds=100):
+def at_once(agent, jobs, seconds=200):
     """Runs (git, arguments) pairs all at the same time; returns for each how it ended and what it said."""
     with contextlib.ExitStack() as stack:
         children = []

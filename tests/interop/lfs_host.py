@@ -59,6 +59,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class LfsHost(http.server.ThreadingHTTPServer):
     """`objects` is what was uploaded; `location` is what nginx needs to hand it its requests."""
 
+    daemon_threads = True
+
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.objects = {}
