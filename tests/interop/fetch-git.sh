@@ -60,9 +60,10 @@ unpack() {
 
 # Every program of git's becomes a script that starts it with the loader and the libraries that came with it.
 wrap() {
-    local loader program
+    local loader program programs
     loader=$(find "$dir/lib" -name 'ld-linux*.so.*' -type f -printf '%f\n')
-    find "$dir/git-core" -type f -perm -u+x | while IFS= read -r program; do
+    mapfile -t programs < <(find "$dir/git-core" -type f -perm -u+x)
+    for program in "${programs[@]}"; do
         [ "$(head -c 4 "$program")" = $'\x7fELF' ] || continue
         mv "$program" "$program.elf"
         printf '#!/bin/sh\nexec "%s" --library-path "%s" --argv0 "$0" "%s" "$@"\n' "$dir/lib/$loader" "$dir/lib" "$program.elf" >"$program"
