@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::grants::Choice;
 use super::{Broker, Caller, Right};
 use crate::git::CredentialRequest;
+use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::{IntegrationRegistry, Lookup};
-use crate::integration::{ScmId, ScmIntegration};
 use crate::oauth::{Plan, ServicePlan, UserPlan};
 use crate::store::GrantKey;
 
@@ -162,7 +162,7 @@ impl Broker {
             Plan::Pat => return Decision::nobody(&integration, Reason::TakesPats),
             Plan::None { reason } => return Decision::nobody(&integration, Reason::NoWay { reason }),
         };
-        if !username_fits(request, &integration, &plan) {
+        if !username_fits(request, &plan) {
             // The name may be that of an account, where users sign in because the issuer gives the app no token.
             return match &plan.user {
                 Some(user) if self.has_own(request, caller, &integration, user) => {
@@ -192,7 +192,7 @@ impl Broker {
         if let Some(reason) = caller.denied(Right::Own, integration) {
             return Err(Nobody::at(integration, reason));
         }
-        let named = request.username.as_deref().is_some_and(|name| name != plan.username);
+        let named = !plan.any_username && request.username.as_deref().is_some_and(|name| name != plan.username);
         match self.grants.choose(caller.uid, integration, &plan, request.username.as_deref()) {
             Choice::Grant(key) => Ok(Own { integration: Arc::clone(integration), plan, key }),
             Choice::None => Err(Nobody::at(integration, Reason::NotSignedIn { named })),
@@ -216,11 +216,8 @@ impl Caller {
 
 /// Whether the user name in the URL leaves the service identity possible.
 ///
-/// Bitbucket's clone URLs carry the visitor's name and Azure DevOps' the organisation, both without meaning for the token.
-/// Elsewhere a name asks for that account, and nobody is to be someone else by accident.
-fn username_fits(request: &CredentialRequest, integration: &ScmIntegration, plan: &ServicePlan) -> bool {
-    match (&request.username, &integration.scm_id) {
-        (None, _) | (Some(_), ScmId::AzureDevOpsEntra | ScmId::Bitbucket) => true,
-        (Some(name), _) => *name == plan.username,
-    }
+/// Where clone URLs do not carry names without meaning for the token, a name asks for that account, and nobody is to be someone else
+/// by accident.
+fn username_fits(request: &CredentialRequest, plan: &ServicePlan) -> bool {
+    plan.any_username || request.username.as_ref().is_none_or(|name| *name == plan.username)
 }

@@ -21,7 +21,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::fingerprint::TokenFingerprints;
 use super::secrets::SecretLedger;
 use crate::clock::Clock;
-use crate::integration::{ScmId, ScmIntegration};
+use crate::integration::ScmIntegration;
 use crate::key::KeyRing;
 use crate::login::Account;
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, TokenCache, TokenClient, TokenState, UserPlan};
@@ -176,8 +176,8 @@ impl Grants {
                 [only] if only.account.is_empty() => Some(only),
                 _ => None,
             });
-            // Elsewhere a name asks for that account. These hosts' clone URLs carry a name without meaning for the token.
-            if named.is_some() || !matches!(integration.scm_id, ScmId::AzureDevOpsEntra | ScmId::Bitbucket) {
+            // A name asks for that account, but for hosts whose clone URLs carry one without meaning for the token.
+            if named.is_some() || !plan.any_username {
                 return named.map_or(Choice::None, |key| Choice::Grant((*key).clone()));
             }
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::integration::{EncryptedClientSecret, OAuthApp};
+use crate::integration::{EncryptedClientSecret, OAuthApp, ScmId};
 use crate::key::{Config, KeyRing};
 use crate::oauth::Plan;
 use crate::secret::{AccessToken, RefreshToken};

@@ -6,6 +6,8 @@ use super::{ClientAuthentication, Facts, FamilyGrant, Rotation, UserFacts};
 pub(super) const ENTRA: Facts = Facts {
     // The metadata omits grant_types_supported and yet the grant is there.
     grant: FamilyGrant::Service,
+    // The organisation stands where the user name goes.
+    any_username: true,
     bearer: true,
     // Secrets hold `~`, which not every decoder of Basic undoes; the body is the documented form.
     client_authentication: Some(ClientAuthentication::Post),

@@ -137,6 +137,8 @@ impl Plan {
 /// How to get a token with the app's secret alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePlan {
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    pub any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: bool,
     /// `None` takes what the metadata offers, `client_secret_basic` where there is none (RFC 6749 section 2.3.1).
@@ -181,6 +183,8 @@ pub enum EndpointSource {
 struct Facts {
     /// What an app's secret alone gives there.
     grant: FamilyGrant,
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer: where that is the documented form, or the one that always works.
     bearer: bool,
     client_authentication: Option<ClientAuthentication>,
@@ -201,6 +205,7 @@ impl Facts {
     /// Nothing known; each family says what is.
     const NONE: Self = Self {
         grant: FamilyGrant::Pat,
+        any_username: false,
         bearer: false,
         client_authentication: None,
         form_replies: false,
@@ -285,6 +290,7 @@ impl Asked<'_> {
         let scopes = operator.and_then(|operator| operator.scopes.clone());
         let user = || UserPlan::new(self, "the issuer gives no token for a client secret alone; a user signs in").ok().map(Box::new);
         Plan::Service(ServicePlan {
+            any_username: facts.any_username,
             bearer: self.bearer(),
             client_authentication: self.client_authentication(),
             endpoint,

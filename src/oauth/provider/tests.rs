@@ -321,3 +321,34 @@ fn an_unknown_scm_s_users_sign_in_where_the_issuer_turns_out_to_give_no_service_
     let promised = ProviderOverride { grant: Some(GrantKind::Service), ..provider("git.example.com") };
     assert!(service_plan(plan("sourcehut", "git.example.com", Some(issuer), false, true, &[promised])).user.is_none());
 }
+
+#[test]
+fn the_names_in_clone_urls_are_facts_of_the_family_that_counts() {
+    let any_username = |scm_id: &str, host: &str, kind: Option<&str>, grant: Option<GrantKind>| {
+        let operator = ProviderOverride { kind: kind.map(str::to_owned), grant, ..provider(host) };
+        match plan(scm_id, host, Some("https://id.example.com"), false, true, &[operator]) {
+            Plan::Service(plan) => {
+                assert!(plan.user.is_none_or(|user| user.any_username == plan.any_username));
+                plan.any_username
+            }
+            Plan::User(plan) => plan.any_username,
+            other => panic!("{scm_id} {host}: {other:?}"),
+        }
+    };
+    for (scm_id, host, kind, expected) in [
+        ("bitbucket", "bitbucket.org", None, true),
+        ("bitbucket", "bb.example.com", None, true),
+        ("azuredevops_entra", "dev.azure.com/acme", None, true),
+        ("github", "github.com", None, false),
+        ("gitlab", "gitlab.example.com", None, false),
+        ("gitea", "gitea.example.com", None, false),
+        ("custom", "scm.example.com", None, false),
+        ("custom", "bb.example.com", Some("bitbucket"), true),
+        ("custom", "ado.example.com", Some("azuredevops_entra"), true),
+        ("bitbucket", "git.example.com", Some("gitlab"), false),
+    ] {
+        for grant in [None, Some(GrantKind::User), Some(GrantKind::Service)] {
+            assert_eq!(any_username(scm_id, host, kind, grant), expected, "{scm_id} {host} {kind:?} {grant:?}");
+        }
+    }
+}

@@ -12,6 +12,8 @@ use crate::oauth::{Issuer, RevocationEndpoint};
 /// How to get a token with a user's sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserPlan {
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    pub any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: bool,
     /// `None` takes what the metadata offers.
@@ -91,6 +93,7 @@ impl UserPlan {
         let scopes: Option<Vec<String>> = own_scopes.or_else(known_scopes);
         let endpoints = endpoints(asked, scopes.as_deref().unwrap_or_default())?;
         Ok(Self {
+            any_username: asked.facts.any_username,
             bearer: asked.bearer(),
             client_authentication: asked.client_authentication(),
             device_authenticates: facts.device_authenticates,
