@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod explain;
 pub mod git;
 pub mod harden;
 pub mod http;

@@ -142,6 +142,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     let peer = &client.peer;
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
+        Verb::Other(name) if name == "explain" => return explain(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) => {
             if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller(client, agent), agent).await {
@@ -201,6 +202,19 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
     };
     document.push(b'\n');
     Answer { _place: place, ..end(document) }
+}
+
+/// Says what a `get` with the same text would be answered with, and why.
+async fn explain(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
+    match CredentialRequest::parse(body) {
+        Ok(request) => {
+            let explanation = agent.broker.explain(&request, &caller(client, agent)).await;
+            let mut document = serde_json::to_vec(&explanation).unwrap_or_default();
+            document.push(b'\n');
+            end(document)
+        }
+        Err(error) => refusal(&error),
+    }
 }
 
 /// Accepts a quarantined integration: the lines `id=ID` and `change=NAME` say which, as it was shown.

@@ -15,6 +15,7 @@ use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
 use crate::login;
 use crate::oauth::{self, CachedToken, IssuedToken, MintError, ServicePlan};
+use crate::store::GrantKey;
 
 /// The most that is subtracted from a token's end for git, so that it does not expire on the way to the host.
 const EXPIRY_SKEW: Duration = Duration::from_secs(30);
@@ -70,7 +71,7 @@ impl Broker {
                         Err(nobody) => asked.nobody(&nobody),
                     };
                 }
-                let message = format!("no token for {location}: {error}; run: scm-agent status");
+                let message = service_failure(location, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
@@ -91,13 +92,7 @@ impl Broker {
                 self.credential(caller, location, integration, "user", presentation, token)
             }
             Err(error) => {
-                let next = match &*error {
-                    MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => {
-                        login::command(&location.to_string(), &key.account)
-                    }
-                    _ => "scm-agent accounts".to_owned(),
-                };
-                let message = format!("no token for {location}: {error}; run: {next}");
+                let (message, _) = own_failure(location, key, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
@@ -189,6 +184,20 @@ impl Asked<'_> {
             None => Outcome::Silence,
         }
     }
+}
+
+/// The line for the user where the app's token cannot be had.
+pub(super) fn service_failure(location: &Location, error: &MintError<Error>) -> String {
+    format!("no token for {location}: {error}; run: scm-agent status")
+}
+
+/// The line for the user where a grant gives no token, and the command in it.
+pub(super) fn own_failure(location: &Location, key: &GrantKey, error: &MintError<GrantError>) -> (String, String) {
+    let next = match error {
+        MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login::command(&location.to_string(), &key.account),
+        _ => "scm-agent accounts".to_owned(),
+    };
+    (format!("no token for {location}: {error}; run: {next}"), next)
 }
 
 /// A refusal, and its line in the log.

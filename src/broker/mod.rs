@@ -2,6 +2,7 @@
 
 mod answer;
 mod decision;
+mod explain;
 mod fingerprint;
 mod following;
 mod grants;

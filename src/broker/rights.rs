@@ -95,6 +95,12 @@ impl CallerRules {
         Self(Some(rules))
     }
 
+    /// Whether the operator has written any rules.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Says what the caller may have of an integration: what the first rule gives that is about all of it.
     ///
     /// A token is good for everything that its integration covers, whatever path git asks with. So a rule about a part of that

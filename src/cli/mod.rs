@@ -16,6 +16,7 @@ use crate::error::Error;
 pub mod accounts;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod login;
 pub mod logout;
 pub mod run;
@@ -61,6 +62,8 @@ enum Command {
     Unseal(unseal::Args),
     /// Checks everything between the configuration and git, and says what to do
     Doctor(doctor::Args),
+    /// Says who would answer git for a URL, and why or why not; the exit code is 0 if git would get a credential, else 1
+    Explain(explain::Args),
     /// Signs you in to a host, so that git gets tokens of your own there
     Login(login::Args),
     /// Signs you out of a host
@@ -91,6 +94,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Seal(args) => seal::run(args, io),
         Command::Unseal(args) => unseal::run(args, io),
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
+        Command::Explain(args) => explain::run(&args, socket, io),
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
         Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),

@@ -124,6 +124,12 @@ impl Location {
         self.place.complete
     }
 
+    /// Whether more than the host is known though git told no path: the organisation, by the user name.
+    #[must_use]
+    pub fn names_organisation(&self) -> bool {
+        !self.place.complete && !self.place.segments.is_empty()
+    }
+
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
@@ -236,6 +242,13 @@ impl HostPattern {
         let ignores_case = self.ignores_case || other.ignores_case;
         let same = |(own, theirs): (&Segment, &Segment)| own == theirs || (ignores_case && own.eq_ignore_ascii_case(theirs));
         self.key == other.key && self.prefix.len() <= other.prefix.len() && self.prefix.iter().zip(&other.prefix).all(same)
+    }
+
+    /// Whether a place that git told lies within this: on the host and port, below the path.
+    pub(super) fn holds(&self, location: &Location) -> bool {
+        let Place { key, segments, folded, complete: _ } = location.place();
+        let told = if self.ignores_case { folded } else { segments };
+        self.key == *key && told.starts_with(&self.prefix)
     }
 
     /// The host in lower case, without a port.

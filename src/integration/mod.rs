@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod host;
 pub mod location;
+pub mod near;
 pub mod path;
 pub mod pins;
 pub mod registry;

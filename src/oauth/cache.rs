@@ -185,6 +185,33 @@ struct Flight<E: std::error::Error + 'static> {
     landed: Landed<E>,
 }
 
+/// What would come of asking for a key's token now, without asking for it.
+#[derive(Debug)]
+pub struct Prospect<E: std::error::Error + 'static = Error> {
+    /// What would be done.
+    pub expected: Expected<E>,
+    /// What the last mint failed with, until one succeeds.
+    pub last_error: Option<Arc<MintError<E>>>,
+    /// How long nothing is minted after that.
+    pub retry_in: Option<Duration>,
+}
+
+/// What the cache would do for who asks now.
+#[derive(Debug)]
+pub enum Expected<E: std::error::Error + 'static = Error> {
+    /// Fetch a token first.
+    Fetch,
+    /// Serve the one that is held.
+    Held {
+        /// When it dies; `None` when its issuer did not say.
+        expires_at: Option<SystemTime>,
+    },
+    /// Wait for the one that is being fetched.
+    Wait,
+    /// Answer with the error of the last mint, which failed so short a time ago.
+    Withheld(Arc<MintError<E>>),
+}
+
 /// What a caller is to do.
 enum Step<E: std::error::Error + 'static> {
     /// Answer with this.
@@ -265,6 +292,25 @@ where
             Ok(token) if token.remaining(now).is_zero() => Err(Arc::new(MintError::Expired)),
             Ok(token) => Ok(token),
             Err(error) => self.shared.lock().living_token(key, now).ok_or(error),
+        }
+    }
+
+    /// Says what [`TokenCache::get_or_mint`] would do now. Nothing is asked, and nothing changes.
+    #[must_use]
+    pub fn prospect(&self, key: &K) -> Prospect<E> {
+        let now = self.shared.now();
+        let state = self.shared.lock();
+        let expected = match state.judge(key, now) {
+            Look::Answer(Ok(token)) | Look::Start(Some(token)) => Expected::Held { expires_at: token.expires_at },
+            Look::Answer(Err(error)) => Expected::Withheld(error),
+            Look::Join(_) => Expected::Wait,
+            Look::Start(None) => Expected::Fetch,
+        };
+        let failure = state.entries.get(key).and_then(|entry| entry.failure.as_ref());
+        Prospect {
+            expected,
+            last_error: failure.map(|failure| Arc::clone(&failure.error)),
+            retry_in: failure.and_then(|failure| failure.until.checked_duration_since(now.monotonic)).filter(|wait| !wait.is_zero()),
         }
     }
 
@@ -369,12 +415,19 @@ impl<K, E: std::error::Error + 'static> Shared<K, E> {
 
 impl<K: Eq + Hash + Clone, E: std::error::Error + 'static> State<K, E> {
     fn look(&mut self, key: &K, now: Moment) -> Look<E> {
-        let Some(entry) = self.entries.get_mut(key) else { return Look::Start(None) };
-        entry.last_used = now.monotonic;
-        entry.token.take_if(|token| token.remaining(now).is_zero());
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.last_used = now.monotonic;
+            entry.token.take_if(|token| token.remaining(now).is_zero());
+        }
+        self.judge(key, now)
+    }
+
+    /// How a key stands, with nothing changed.
+    fn judge(&self, key: &K, now: Moment) -> Look<E> {
+        let Some(entry) = self.entries.get(key) else { return Look::Start(None) };
         let flight = entry.flight.as_ref().map(|flight| flight.landed.clone());
         let failure = entry.failure.as_ref().filter(|failure| now.monotonic < failure.until);
-        let Some(token) = entry.token.clone() else {
+        let Some(token) = entry.token.clone().filter(|token| !token.remaining(now).is_zero()) else {
             return match (flight, failure) {
                 (Some(landed), _) => Look::Join(landed),
                 (None, Some(failure)) => Look::Answer(Err(Arc::clone(&failure.error))),

@@ -77,20 +77,18 @@ impl TokenClient {
     /// # Errors
     /// [`Error`] when the metadata cannot be had or used, or does not offer what the plan needs.
     pub async fn endpoint(&self, plan: &ServicePlan) -> Result<TokenEndpoint, Error> {
-        let issuer = match &plan.endpoint {
-            EndpointSource::Fixed(url) => {
-                let client_authentication = plan.client_authentication.unwrap_or(ClientAuthentication::Basic);
-                return Ok(TokenEndpoint { client_authentication, url: url.clone() });
-            }
-            EndpointSource::Issuer(issuer) => issuer,
-        };
-        let metadata = self.metadata(issuer).await?;
-        if plan.must_be_offered && !metadata.offers_client_credentials {
-            return Err(Error::GrantNotOffered { host: issuer.host() });
+        match &plan.endpoint {
+            EndpointSource::Fixed(url) => Ok(fixed_endpoint(plan, url)),
+            EndpointSource::Issuer(issuer) => issuers_endpoint(plan, issuer, self.metadata(issuer).await?),
         }
-        match plan.client_authentication.or(metadata.client_authentication) {
-            Some(client_authentication) => Ok(TokenEndpoint { client_authentication, url: metadata.token_endpoint }),
-            None => Err(Error::AuthenticationNotOffered { host: issuer.host() }),
+    }
+
+    /// The same as far as it is known without asking anybody; `None` where the issuer would be asked first.
+    #[must_use]
+    pub fn known_endpoint(&self, plan: &ServicePlan) -> Option<Result<TokenEndpoint, Error>> {
+        match &plan.endpoint {
+            EndpointSource::Fixed(url) => Some(Ok(fixed_endpoint(plan, url))),
+            EndpointSource::Issuer(issuer) => self.remembered(issuer).map(|metadata| issuers_endpoint(plan, issuer, metadata)),
         }
     }
 
@@ -150,6 +148,21 @@ impl TokenClient {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Issuer, Discovered>> {
         self.discovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fixed_endpoint(plan: &ServicePlan, url: &Url) -> TokenEndpoint {
+    let client_authentication = plan.client_authentication.unwrap_or(ClientAuthentication::Basic);
+    TokenEndpoint { client_authentication, url: url.clone() }
+}
+
+fn issuers_endpoint(plan: &ServicePlan, issuer: &Issuer, metadata: Metadata) -> Result<TokenEndpoint, Error> {
+    if plan.must_be_offered && !metadata.offers_client_credentials {
+        return Err(Error::GrantNotOffered { host: issuer.host() });
+    }
+    match plan.client_authentication.or(metadata.client_authentication) {
+        Some(client_authentication) => Ok(TokenEndpoint { client_authentication, url: metadata.token_endpoint }),
+        None => Err(Error::AuthenticationNotOffered { host: issuer.host() }),
     }
 }
 

@@ -23,7 +23,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use cache::{CachedToken, MintError, TokenCache, TokenState, TokenStatus, longest_refresh_life};
+pub use cache::{CachedToken, Expected, MintError, Prospect, TokenCache, TokenState, TokenStatus, longest_refresh_life};
 pub use client::{IssuedToken, TokenClient, TokenEndpoint};
 pub use code::CodeRequest;
 pub use device::{DeviceAuthorization, DevicePoll};

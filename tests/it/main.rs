@@ -9,6 +9,7 @@ mod child;
 mod config;
 mod current;
 mod doctor;
+mod explain;
 mod flow;
 mod git;
 mod grants;

@@ -6,6 +6,7 @@
 mod leaving;
 mod login;
 mod pace;
+mod prospect;
 mod records;
 mod renewal;
 mod sessions;

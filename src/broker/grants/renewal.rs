@@ -20,6 +20,9 @@ use crate::store::{GrantKey, GrantRecord, GrantState};
 /// How far a pair may come from the future: clocks differ a little. Beyond that the clock was set back, and when it expires is unknown.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
+/// What is said of an expired token that came without a refresh token.
+pub(super) const NOTHING_TO_RENEW_WITH: &str = "the token has expired, and the host gave nothing to renew it with";
+
 /// What is to be renewed.
 struct Due {
     /// Whether the access token at hand still lives.
@@ -62,8 +65,7 @@ impl Grants {
         }
         let GrantRecord { refresh_token, scopes, obtained_at, .. } = record;
         // Nothing of this is written down: it may be the clock that is wrong.
-        let refresh_token =
-            refresh_token.ok_or_else(|| needs_login("the token has expired, and the host gave nothing to renew it with"))?;
+        let refresh_token = refresh_token.ok_or_else(|| needs_login(NOTHING_TO_RENEW_WITH))?;
         let due = Due { has_token: left != Some(Duration::ZERO), is_orphan, obtained_at, refresh_token, scopes };
         let renewed = self.renew(key, integration, plan, due).await;
         match &renewed {
@@ -215,13 +217,13 @@ pub(super) fn record_of(
     }
 }
 
-fn needs_login(reason: &str) -> GrantError {
+pub(super) fn needs_login(reason: &str) -> GrantError {
     GrantError::NeedsLogin { reason: reason.to_owned() }
 }
 
 /// How long the access token lives on; `None` where that is not known, zero when it is over. A pair from the future says that the
 /// clock was set back, and its end is as wrong.
-fn time_left(record: &GrantRecord, now: SystemTime) -> Option<Duration> {
+pub(super) fn time_left(record: &GrantRecord, now: SystemTime) -> Option<Duration> {
     let end = record.expires_at?;
     let from_the_future = record.obtained_at.duration_since(now).is_ok_and(|ahead| ahead > CLOCK_TOLERANCE);
     Some(if from_the_future { Duration::ZERO } else { end.duration_since(now).unwrap_or_default() })

@@ -1,0 +1,314 @@
+//! Who would answer a request of git's, and why, without answering it: the decision is the one that [`Broker::answer`] makes, and no
+//! token is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use super::answer::{own_failure, service_failure};
+use super::decision::{Decision, Nobody, Own, Reason};
+use super::{Broker, Caller, Error, Presentation, Right, Rights, TokenKey, Verdict, unix_seconds};
+use crate::explain::{Access, Answer, AnswerKind, Explanation, Identity, Integration, Matched, Near, Request, Token, TokenState};
+use crate::git::CredentialRequest;
+use crate::integration::ScmIntegration;
+use crate::integration::location::{HostPattern, Location};
+use crate::integration::near::Distance;
+use crate::integration::registry::{IntegrationRegistry, Lookup};
+use crate::login;
+use crate::oauth::{self, Expected, MintError, Prospect, ServicePlan};
+use crate::status::Secret;
+
+/// How many unusable entries of the list are named.
+const MAX_REJECTED: usize = 5;
+
+/// What is added where the issuer has not been asked yet what it offers.
+const UNLESS_NOT_OFFERED: &str = ", if its issuer offers apps one; else users sign in there";
+
+impl Broker {
+    /// Says what a `get` would be answered with now, and why.
+    pub async fn explain(&self, request: &CredentialRequest, caller: &Caller) -> Explanation {
+        let mut explanation = self.explain_answer(request, caller).await;
+        explanation.request = Some(Request {
+            protocol: request.protocol.clone(),
+            host: request.host.clone(),
+            path: request.path.clone(),
+            username: request.username.clone(),
+            bearer: request.takes_bearer(),
+        });
+        debug!(uid = caller.uid, pid = caller.pid, kind = ?explanation.answer.kind, "explained");
+        explanation
+    }
+
+    async fn explain_answer(&self, request: &CredentialRequest, caller: &Caller) -> Explanation {
+        let location = match self.location(request, request.username.as_deref()) {
+            Ok(location) => location,
+            Err(error) => return Explanation::of(silence(format!("no integration can ever answer for it: {error}"))),
+        };
+        let Some(registry) = self.first_registry().await else {
+            let message = self.no_list_message();
+            let reason = "the daemon has no list of integrations yet".to_owned();
+            return Explanation::of(Answer { kind: AnswerKind::Message, message: Some(message), reason, next: None });
+        };
+        let asked = Asked { request, caller, location: &location };
+        let decision = self.decide(request, caller, &location, &registry);
+        let integration = match &decision {
+            Decision::Nobody(nobody) => nobody.integration.clone(),
+            Decision::Own(own) => Some(Arc::clone(&own.integration)),
+            Decision::Service { integration, .. } => Some(Arc::clone(integration)),
+        };
+        let explanation = match decision {
+            Decision::Nobody(nobody) => Explanation::of(asked.nobody(&nobody)),
+            Decision::Own(own) => self.explain_own(asked, &own).await,
+            Decision::Service { integration, plan } => self.explain_service(asked, &integration, &plan).await,
+        };
+        let integration = integration.as_ref();
+        Explanation {
+            integration: integration.map(|integration| self.describe_match(integration, &location)),
+            near: self.near(&location, &registry, integration),
+            access: integration.map(|integration| access(caller, integration)),
+            ..explanation
+        }
+    }
+
+    /// What the app's own token would come to.
+    async fn explain_service(&self, asked: Asked<'_>, integration: &Arc<ScmIntegration>, plan: &ServicePlan) -> Explanation {
+        let mut prospect = self.cache.prospect(&TokenKey::of(integration));
+        let secret = integration.oauth.as_ref().map(|app| self.secrets.state(&app.encrypted_client_secret));
+        let mut is_sure = true;
+        if matches!(prospect.expected, Expected::Fetch) {
+            // As far as it is known without asking anybody, and in the order of the mint.
+            let refused = match (secret, self.tokens.known_endpoint(plan)) {
+                (Some(Secret::Ok), Some(Ok(_))) => None,
+                (Some(Secret::Ok), Some(Err(error))) => Some(Error::OAuth(error)),
+                (Some(Secret::Ok), None) => {
+                    is_sure = !plan.must_be_offered;
+                    None
+                }
+                _ => Some(Error::Undecryptable { integration_id: integration.id.clone() }),
+            };
+            if let Some(error) = refused {
+                prospect.expected = Expected::Withheld(Arc::new(MintError::Failed(error)));
+            }
+        }
+        if let (Expected::Withheld(error), Some(user)) = (&prospect.expected, &plan.user)
+            && matches!(**error, MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })))
+        {
+            return match self.own_grant(asked.request, asked.caller, integration, user.clone()) {
+                Ok(own) => self.explain_own(asked, &own).await,
+                Err(nobody) => Explanation::of(asked.nobody(&nobody)),
+            };
+        }
+        let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
+        let failure = |error: &MintError<Error>| (service_failure(asked.location, error), "scm-agent status".to_owned());
+        let mut explanation = expect(prospect, integration, failure);
+        if !is_sure {
+            explanation.answer.reason.push_str(UNLESS_NOT_OFFERED);
+        }
+        explanation.identity = Some(identity("service", None, presentation));
+        explanation
+    }
+
+    /// What the caller's own grant would come to.
+    async fn explain_own(&self, asked: Asked<'_>, own: &Own) -> Explanation {
+        let Own { integration, plan, key } = own;
+        let prospect = self.grants.prospect(key, integration).await;
+        let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
+        let account = Some(key.account.clone()).filter(|account| !account.is_empty());
+        let mut explanation = expect(prospect, integration, |error| own_failure(asked.location, key, error));
+        explanation.identity = Some(identity("own", account, presentation));
+        explanation
+    }
+
+    fn describe_match(&self, integration: &ScmIntegration, location: &Location) -> Integration {
+        Integration {
+            id: integration.id.clone(),
+            scm_id: integration.scm_id.to_string(),
+            host: integration.host.clone(),
+            virtual_directory: integration.virtual_directory.clone(),
+            grant: self.plan(integration).kind().to_owned(),
+            pat: integration.pat,
+            matched: matched(integration, location),
+            held_back: self.sync.quarantine().get(&integration.id).is_some(),
+        }
+    }
+
+    /// What does not answer, though it is near: all that would do where several would; else by the places that they cover. Where
+    /// nobody answers it may be because of an entry of the list that cannot be used.
+    fn near(&self, location: &Location, registry: &IntegrationRegistry, chosen: Option<&Arc<ScmIntegration>>) -> Vec<Near> {
+        let entry = |integration: &ScmIntegration, reason: String| Near {
+            id: Some(integration.id.clone()),
+            host: Some(format!("{}{}", integration.host, integration.virtual_directory)),
+            reason,
+        };
+        let mut near = Vec::new();
+        if let (None, Lookup::Ambiguous(several)) = (chosen, registry.for_host(location)) {
+            near.extend(several.iter().map(|integration| entry(integration, "would do, and so would others".to_owned())));
+        }
+        for found in registry.near(location, chosen.map(|integration| integration.id.as_str())) {
+            if near.iter().any(|named| named.id.as_deref() == Some(found.integration.id.as_str())) {
+                continue;
+            }
+            let reason = match found.distance {
+                Distance::LessOfThePath => "covers it too, but names less of the path".to_owned(),
+                Distance::OtherPath if location.has_path() => "covers another path of that host".to_owned(),
+                Distance::OtherPath => "covers only a part of that host, and git tells no path".to_owned(),
+                Distance::OtherPort { port } => format!("is on port {port} of that host"),
+                // Only where nobody answers may it be a slip.
+                Distance::OtherSpelling if chosen.is_some() => continue,
+                Distance::OtherSpelling => "has a host that differs by one letter; is that the one that is meant?".to_owned(),
+            };
+            near.push(entry(&found.integration, reason));
+        }
+        if chosen.is_none() {
+            near.extend(registry.rejected().iter().take(MAX_REJECTED).map(|rejected| Near {
+                id: rejected.id.clone(),
+                host: None,
+                reason: format!("entry {} of the list cannot be used, whatever host it is for: {}", rejected.position + 1, rejected.reason),
+            }));
+        }
+        near
+    }
+}
+
+/// A `get` that nobody answers.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    request: &'a CredentialRequest,
+    caller: &'a Caller,
+    location: &'a Location,
+}
+
+impl Asked<'_> {
+    /// What is said where nobody answers. A new reason has to be put into words here.
+    fn nobody(self, nobody: &Nobody) -> Answer {
+        let Self { location, .. } = self;
+        let (reason, next) = match &nobody.reason {
+            Reason::Ambiguous => (
+                "several integrations would do, and a wrong one's token is worse than none".to_owned(),
+                Some(format!("git config --global credential.{location}.useHttpPath true")),
+            ),
+            Reason::Denied { right, rule } => (
+                match rule {
+                    Some(rule) => format!("access rule {rule} withholds {} from you", name(*right)),
+                    None => format!("no access rule gives you {}", name(*right)),
+                },
+                Some("ask the operator of this machine for a rule; to see those there are: scm-agent config show".to_owned()),
+            ),
+            Reason::HeldBack => (
+                "the integration is held back until somebody trusts it".to_owned(),
+                Some("ask the operator of this machine: scm-agent trust".to_owned()),
+            ),
+            Reason::NoWay { reason } => (reason.clone(), Some("scm-agent doctor".to_owned())),
+            Reason::NothingSetUp => ("the integration has no OAuth app and allows no personal access token".to_owned(), None),
+            Reason::NotOurs => ("no integration serves that place".to_owned(), None),
+            Reason::NotSignedIn { named } => (
+                match named {
+                    true => "you are not signed in there under the user name that git asks for".to_owned(),
+                    false => "you are not signed in there".to_owned(),
+                },
+                Some(login::command(&location.to_string(), self.request.username.as_deref().filter(|_| *named).unwrap_or_default())),
+            ),
+            Reason::SeveralAccounts(accounts) => (
+                format!("you are signed in there as several: {}", accounts.join(", ")),
+                Some(format!("git config --global credential.{location}.username NAME")),
+            ),
+            Reason::TakesPats => ("personal access tokens are taken there, and git asks for one".to_owned(), None),
+            Reason::OtherUser => (
+                "git asks for another user than the one that the app is".to_owned(),
+                Some("leave the user name out of the URL and out of git's configuration".to_owned()),
+            ),
+        };
+        match nobody.message(location) {
+            Some(message) => Answer { kind: AnswerKind::Quit, message: Some(message), reason, next },
+            None => Answer { next, ..silence(reason) },
+        }
+    }
+}
+
+/// What a prospect comes to. `failure` gives the line for git's user and what to run.
+fn expect<E: std::error::Error>(
+    prospect: Prospect<E>,
+    integration: &ScmIntegration,
+    failure: impl FnOnce(&MintError<E>) -> (String, String),
+) -> Explanation {
+    let Prospect { expected, last_error, retry_in } = prospect;
+    let error = match &expected {
+        Expected::Withheld(error) => Some(error.to_string()),
+        Expected::Fetch | Expected::Held { .. } | Expected::Wait => last_error.map(|error| error.to_string()),
+    };
+    let credential = |reason: &str| Answer { kind: AnswerKind::Credential, message: None, reason: reason.to_owned(), next: None };
+    let (state, expires_at, answer) = match expected {
+        Expected::Fetch => (TokenState::ToFetch, None, credential("a token would be fetched")),
+        Expected::Held { expires_at } => (TokenState::Held, expires_at, credential("a token is held")),
+        Expected::Wait => (TokenState::Fetching, None, credential("a token is being fetched")),
+        Expected::Withheld(error) => {
+            let (message, next) = failure(&error);
+            // Where personal access tokens are allowed git may ask for one.
+            let kind = if integration.pat { AnswerKind::Message } else { AnswerKind::Quit };
+            (
+                TokenState::Failing,
+                None,
+                Answer { kind, message: Some(message), reason: "no token is to be had".to_owned(), next: Some(next) },
+            )
+        }
+    };
+    let token = Token {
+        state,
+        expires_at: expires_at.map(unix_seconds),
+        last_error: error,
+        retry_in_seconds: retry_in.map(|wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+    };
+    Explanation { token: Some(token), ..Explanation::of(answer) }
+}
+
+fn silence(reason: String) -> Answer {
+    Answer { kind: AnswerKind::Silence, message: None, reason, next: None }
+}
+
+fn identity(kind: &str, account: Option<String>, presentation: Presentation) -> Identity {
+    let (presented, username) = match presentation {
+        Presentation::Bearer => ("bearer", None),
+        Presentation::Password { username } => ("basic", Some(username)),
+    };
+    Identity { kind: kind.to_owned(), account, presented: presented.to_owned(), username }
+}
+
+fn access(caller: &Caller, integration: &ScmIntegration) -> Access {
+    let Verdict { rights, rule } = caller.rules.verdict(integration);
+    let Rights { app_secret, own, service } = rights;
+    let allow = [(service, Right::Service), (own, Right::Own), (app_secret, Right::AppSecret)];
+    let allow = allow.into_iter().filter(|(has, _)| *has).map(|(_, right)| word(right).to_owned()).collect();
+    Access { rules: caller.rules.are_there(), rule, allow }
+}
+
+/// A right as `allow` in the configuration spells it.
+fn word(right: Right) -> &'static str {
+    match right {
+        Right::AppSecret => "app-secret",
+        Right::Own => "own",
+        Right::Service => "service",
+    }
+}
+
+fn name(right: Right) -> &'static str {
+    match right {
+        Right::AppSecret => "the app's credentials",
+        Right::Own => "what you signed in for",
+        Right::Service => "the app's tokens",
+    }
+}
+
+/// By what an integration was found.
+fn matched(integration: &ScmIntegration, location: &Location) -> Matched {
+    let Ok(pattern) = HostPattern::parse(integration) else { return Matched::Host };
+    if pattern.host() != location.host() {
+        return if location.host().ends_with(".visualstudio.com") { Matched::VisualStudioHost } else { Matched::GistHost };
+    }
+    match (pattern.depth(), location.has_path(), location.names_organisation()) {
+        (0, _, _) => Matched::Host,
+        (_, true, _) => Matched::PathPrefix,
+        (_, false, true) => Matched::UserName,
+        (_, false, false) => Matched::OnlyCandidate,
+    }
+}

@@ -1,0 +1,279 @@
+//! What the calling user's git does with a URL before it asks a helper: which URL it goes to, what it tells helpers, and which it asks.
+//!
+//! git itself is asked, where the user stands, so that its own files, conditions and precedence count. Nothing that it is asked here
+//! runs a program that its configuration names.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, Kind};
+use crate::explain::Git;
+use crate::git::CredentialRequest;
+
+/// Longest URL taken, in bytes.
+const MAX_URL_BYTES: usize = 4_096;
+
+/// The first version that can send a token as Bearer.
+const BEARER_SINCE: (u32, u32) = (2, 46);
+
+/// How many sections for URLs are held against the URL.
+const MAX_SECTIONS: usize = 100;
+
+/// What git makes of a URL.
+pub(in crate::cli) struct View {
+    pub(in crate::cli) git: Git,
+    pub(in crate::cli) transport: Transport,
+    /// The URL that git goes to, without user name and password.
+    pub(in crate::cli) url: String,
+}
+
+/// How git gets there.
+pub(in crate::cli) enum Transport {
+    /// Over HTTP, where helpers are asked this.
+    Http(Box<CredentialRequest>),
+    /// By other means, without a helper: what it is called, and the https form of the URL where there is a plain one.
+    Other { name: &'static str, https: Option<String> },
+}
+
+/// Asks git about a URL, with a user name to be asked for instead of git's own.
+///
+/// # Errors
+/// [`Kind::Usage`]. The text never repeats the URL, which may hold a password.
+pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, Error> {
+    let example = "write it as git does: https://HOST/PATH";
+    let refused = |what: &str| Err(Error::new(Kind::Usage, format!("URL {what}")).hint(example));
+    if typed.is_empty() || typed.len() > MAX_URL_BYTES {
+        return refused(&format!("is empty or longer than {MAX_URL_BYTES} bytes"));
+    }
+    if typed.chars().any(char::is_control) {
+        return refused("has a control character in it");
+    }
+    if username.is_some_and(|name| name.len() > MAX_URL_BYTES || name.chars().any(char::is_control)) {
+        return Err(Error::new(Kind::Usage, format!("--username is longer than {MAX_URL_BYTES} bytes or has a control character in it")));
+    }
+    // A password is nobody's business, git's command line included.
+    let (typed, mut has_password) = without_password(typed);
+    let version = output(&["version"], None).map(|text| text.trim().trim_start_matches("git version ").to_owned());
+    let found = output(&["ls-remote", "--get-url", "--", &typed], None).map(|url| url.trim_end_matches('\n').to_owned());
+    let (url, more) = without_password(found.as_deref().filter(|url| !url.chars().any(char::is_control)).unwrap_or(&typed));
+    has_password |= more;
+    let rewritten_to = (url != typed).then(|| without_userinfo(&url));
+    let mut git = Git { version, rewritten_to, has_password, ..Git::default() };
+    let other = |name, https, git| View { git, transport: Transport::Other { name, https }, url: without_userinfo(&url) };
+    let Some((scheme, _)) = url.split_once("://") else {
+        return Ok(View { git, transport: scp_like(&url), url });
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" | "https" => {}
+        "ssh" | "git+ssh" | "ssh+git" => return Ok(other("ssh", https_of_ssh(&url), git)),
+        "git" => return Ok(other("git's own protocol", None, git)),
+        "file" => return Ok(other("the file system", None, git)),
+        _ => return refused("has a scheme that git's own transports do not have"),
+    }
+    let mut request = match CredentialRequest::parse(format!("url={url}\n").as_bytes()) {
+        Ok(request) => request,
+        Err(error) => return Err(Error::new(Kind::Usage, format!("git could not ask for the URL: {error}")).hint(example)),
+    };
+    request.password = None;
+    git.use_http_path = output(&["config", "--type=bool", "--get-urlmatch", "credential.useHttpPath", &url], None)
+        .is_some_and(|value| value.trim() == "true");
+    if !git.use_http_path {
+        request.path = None;
+    }
+    git.username_from = if let Some(username) = username {
+        request.username = Some(username.to_owned());
+        Some("option".to_owned())
+    } else if request.username.is_some() {
+        Some("url".to_owned())
+    } else if let Some(name) = output(&["config", "--get-urlmatch", "credential.username", &url], None) {
+        request.username = Some(name.trim_end_matches('\n').to_owned());
+        Some("config".to_owned())
+    } else {
+        None
+    };
+    if git.version.as_deref().is_some_and(|version| is_since(version, BEARER_SINCE)) {
+        request.capabilities = vec![b"authtype".to_vec(), b"state".to_vec()];
+    }
+    if git.version.is_some() {
+        git.helpers = helpers(&url);
+        git.asks_agent = match git.helpers.iter().any(|helper| is_ours(helper)) {
+            true => Some(true),
+            // A line of shell may call us.
+            false if git.helpers.iter().any(|helper| helper.starts_with('!')) => None,
+            false => Some(false),
+        };
+    }
+    Ok(View { git, transport: Transport::Http(Box::new(request)), url: without_userinfo(&url) })
+}
+
+/// A URL without the password in it, and whether there was one.
+fn without_password(url: &str) -> (String, bool) {
+    let Some((start, userinfo, rest)) = userinfo(url) else { return (url.to_owned(), false) };
+    match userinfo.split_once(':') {
+        Some((name, _)) => (format!("{start}{name}@{rest}"), true),
+        None => (url.to_owned(), false),
+    }
+}
+
+fn without_userinfo(url: &str) -> String {
+    userinfo(url).map_or_else(|| url.to_owned(), |(start, _, rest)| format!("{start}{rest}"))
+}
+
+/// A URL up to its user name, that with the password, and what follows the `@`.
+fn userinfo(url: &str) -> Option<(&str, &str, &str)> {
+    let host = url.find("://")? + 3;
+    let (start, rest) = url.split_at(host);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // git takes the first one for the end.
+    let at = rest[..end].find('@')?;
+    Some((start, &rest[..at], &rest[at + 1..]))
+}
+
+/// What git takes text without a scheme for: `[user@]host:path`, or a path.
+fn scp_like(text: &str) -> Transport {
+    let place = text.split_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+    match place {
+        Some((authority, path)) => {
+            let host = authority.rsplit('@').next().unwrap_or(authority);
+            Transport::Other { name: "ssh", https: https_form(host, path.trim_start_matches('/')) }
+        }
+        None => Transport::Other { name: "the file system", https: None },
+    }
+}
+
+fn https_of_ssh(url: &str) -> Option<String> {
+    let parsed = url::Url::parse(url).ok()?;
+    https_form(parsed.host_str()?, parsed.path().trim_start_matches('/'))
+}
+
+/// Where a place that ssh leads to is over https, by the rules of the hosts that have another name for ssh.
+fn https_form(host: &str, path: &str) -> Option<String> {
+    if host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) {
+        return None;
+    }
+    let host = host.to_ascii_lowercase();
+    let (host, path) = match host.as_str() {
+        "ssh.github.com" => ("github.com".to_owned(), path.to_owned()),
+        "altssh.gitlab.com" => ("gitlab.com".to_owned(), path.to_owned()),
+        "altssh.bitbucket.org" => ("bitbucket.org".to_owned(), path.to_owned()),
+        "ssh.dev.azure.com" => {
+            let mut parts = path.split('/').filter(|part| !part.is_empty());
+            let (_version, organisation, project, repository) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+            ("dev.azure.com".to_owned(), format!("{organisation}/{project}/_git/{repository}"))
+        }
+        _ => (host, path.to_owned()),
+    };
+    Some(format!("https://{host}/{path}"))
+}
+
+/// The helpers that git asks about a URL, in its order: that of the configuration, whether a section is for all URLs or for some.
+fn helpers(url: &str) -> Vec<String> {
+    let listed = output(&["config", "-z", "--get-regexp", r"^credential\.(.*\.)?helper$"], None).unwrap_or_default();
+    let mut helpers: Vec<String> = Vec::new();
+    for entry in listed.split('\0').filter(|entry| !entry.is_empty()).take(MAX_SECTIONS) {
+        let (key, helper) = entry.split_once('\n').unwrap_or((entry, ""));
+        let section = key.strip_prefix("credential.").and_then(|rest| rest.strip_suffix(".helper"));
+        if section.is_some_and(|section| !covers(section, url)) {
+            continue;
+        }
+        // An empty value forgets the ones before it.
+        match helper.is_empty() {
+            true => helpers.clear(),
+            false => helpers.push(helper.to_owned()),
+        }
+    }
+    helpers
+}
+
+/// Whether a section `[credential "PATTERN"]` counts for a URL: git says so.
+fn covers(pattern: &str, url: &str) -> bool {
+    // A pattern without a scheme, which only credentials have, is for any.
+    let scheme = url.split("://").next().unwrap_or_default();
+    let pattern = if pattern.contains("://") { pattern.to_owned() } else { format!("{scheme}://{pattern}") };
+    let quoted = pattern.replace('\\', "\\\\").replace('"', "\\\"");
+    let section = format!("[credential \"{quoted}\"]\n\thelper = yes\n");
+    output(&["config", "--file", "-", "--get-urlmatch", "credential.helper", url], Some(&section)).is_some()
+}
+
+fn is_ours(helper: &str) -> bool {
+    let program = helper.split_whitespace().next().unwrap_or_default();
+    program == "scm-agent" || program.ends_with("/git-credential-scm-agent")
+}
+
+fn is_since(version: &str, since: (u32, u32)) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    matches!((parts.next(), parts.next()), (Some(major), Some(minor)) if (major, minor) >= since)
+}
+
+/// What git prints, if it succeeds.
+fn output(arguments: &[&str], stdin: Option<&str>) -> Option<String> {
+    let mut command = Command::new("git");
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() }).spawn().ok()?;
+    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
+        // Far less than a pipe holds. A git that does not read it says no by its exit code.
+        let _ = pipe.write_all(text.as_bytes());
+    }
+    let output = child.wait_with_output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_goes_no_further_than_here() {
+        for (url, without, had_one) in [
+            ("https://a:canary@h/p", "https://a@h/p", true),
+            ("https://:canary@h/p", "https://@h/p", true),
+            ("https://a@h/p", "https://a@h/p", false),
+            ("https://h/p:q@r", "https://h/p:q@r", false),
+            ("https://h?a:b@c", "https://h?a:b@c", false),
+            ("git@h:p", "git@h:p", false),
+        ] {
+            assert_eq!(without_password(url), (without.to_owned(), had_one), "{url}");
+        }
+        assert_eq!(without_userinfo("https://a:b@h/p"), "https://h/p");
+        for url in ["https://u:canary@h/\u{1}", "ftp://u:canary@h/", "https://u:canary@/", &format!("https://canary/{}", "a".repeat(5_000))]
+        {
+            let Err(error) = view(url, None) else { panic!("{url}") };
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(!error.report().contains("canary"), "{}", error.report());
+        }
+    }
+
+    #[test]
+    fn where_ssh_leads_has_an_https_form() {
+        let https = |text: &str| match view(text, None).unwrap().transport {
+            Transport::Other { name: "ssh", https } => https,
+            Transport::Other { name, .. } => Some(name.to_owned()),
+            Transport::Http(_) => panic!("{text}"),
+        };
+        for (text, expected) in [
+            ("git@github.com:owner/repo.git", "https://github.com/owner/repo.git"),
+            ("GitHub.com:/owner/repo", "https://github.com/owner/repo"),
+            ("ssh://git@ssh.github.com:443/owner/repo.git", "https://github.com/owner/repo.git"),
+            ("git@ssh.dev.azure.com:v3/acme/My%20Proj/repo", "https://dev.azure.com/acme/My%20Proj/_git/repo"),
+            ("ssh://git@scm.example.com:2222/a/b/c.git", "https://scm.example.com/a/b/c.git"),
+            ("./a:b", "the file system"),
+            ("/srv/git/repo.git", "the file system"),
+            ("file:///srv/git/repo.git", "the file system"),
+            ("git://scm.example.com/repo", "git's own protocol"),
+        ] {
+            assert_eq!(https(text).as_deref(), Some(expected), "{text}");
+        }
+        for none in ["git@ssh.dev.azure.com:v3/acme", "$(id):x", "ho st:x"] {
+            assert_eq!(https(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, expected) in
+            [("2.46.0", true), ("2.47.3 (Apple Git-1)", true), ("3.0", true), ("2.45.9", false), ("2.5.0", false), ("", false)]
+        {
+            assert_eq!(is_since(version, BEARER_SINCE), expected, "{version}");
+        }
+    }
+}
