@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
+use crate::git::CredentialRequest;
 use crate::sys;
 
 /// The configuration, for commands that need little of it or nothing.
@@ -75,6 +77,18 @@ pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
     }
     request.push('\n');
     let path = socket.display();
+    let answer = converse(limit, socket, &request)?;
+    let document = serde_json::from_slice(&answer).map(printable);
+    document.and_then(serde_json::from_value).map_err(|_| {
+        let message =
+            said(&answer).map_or_else(|| format!("scm-agent on {path} answered something else"), |said| format!("scm-agent: {said}"));
+        Error::new(Kind::Upstream, message)
+    })
+}
+
+/// Sends a whole request and returns the daemon's answer, which is not empty.
+fn converse(limit: Duration, socket: &Path, request: &str) -> Result<Vec<u8>, Error> {
+    let path = socket.display();
     let deadline = Instant::now() + limit;
     let mut stream = sys::connect_within(socket, limit.min(TIMEOUT)).map_err(|error| {
         let hint = match error.kind() {
@@ -84,18 +98,24 @@ pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
         };
         Error::new(Kind::Upstream, format!("no scm-agent answers on {path}")).because(error).hint(hint)
     })?;
-    let answer = exchange(&mut stream, &request, deadline)
+    let answer = exchange(&mut stream, request, deadline)
         .map_err(|error| Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error))?;
     if answer.is_empty() {
         return Err(Error::new(Kind::Upstream, format!("scm-agent on {path} refused the connection"))
             .hint("only root, the daemon's own user and members of the socket's group may ask"));
     }
-    let document = serde_json::from_slice(&answer).map(printable);
-    document.and_then(serde_json::from_value).map_err(|_| {
-        let message =
-            said(&answer).map_or_else(|| format!("scm-agent on {path} answered something else"), |said| format!("scm-agent: {said}"));
-        Error::new(Kind::Upstream, message)
-    })
+    Ok(answer)
+}
+
+/// Asks for a credential as git's helper does, and returns the daemon's answer as git's own text. Its copies here are wiped.
+///
+/// # Errors
+/// When nobody answers on the socket.
+pub(super) fn get(socket: &Path, request: &CredentialRequest) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mut text = Vec::new();
+    request.write(&mut text).map_err(|error| Error::new(Kind::Usage, format!("git could not ask for that: {error}")))?;
+    let request = format!("{} get\n{}\n", crate::git::frame::PROTOCOL, String::from_utf8_lossy(&text));
+    converse(TIMEOUT, socket, &request).map(Zeroizing::new)
 }
 
 /// What the daemon says instead of a document: why it refuses, or that it could not answer in time.
@@ -112,14 +132,15 @@ fn exchange(stream: &mut UnixStream, request: &str, deadline: Instant) -> std::i
     let _ = stream.write_all(request.as_bytes());
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
-    let mut chunk = [0; 16 * 1024];
+    // It may hold a token.
+    let mut chunk = Zeroizing::new([0_u8; 16 * 1024]);
     while answer.len() < MAX_ANSWER_BYTES {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(std::io::ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut chunk) {
+        match stream.read(chunk.as_mut_slice()) {
             Ok(0) => break,
             Ok(length) => answer.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -116,13 +116,14 @@ pub struct Request {
     headers: HeaderMap,
     body: Vec<u8>,
     max_reply_bytes: usize,
+    takes_redirects: bool,
 }
 
 impl Request {
     /// Starts a GET.
     #[must_use]
     pub fn get(url: Url) -> Self {
-        Self { url, method: Method::GET, headers: HeaderMap::new(), body: Vec::new(), max_reply_bytes: 64 * 1024 }
+        Self { url, method: Method::GET, headers: HeaderMap::new(), body: Vec::new(), max_reply_bytes: 64 * 1024, takes_redirects: false }
     }
 
     /// Starts a POST of a body with its content type. The body is wiped with the request.
@@ -130,7 +131,7 @@ impl Request {
     pub fn post(url: Url, content_type: &'static str, body: Vec<u8>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        Self { url, method: Method::POST, headers, body, max_reply_bytes: 64 * 1024 }
+        Self { url, method: Method::POST, headers, body, max_reply_bytes: 64 * 1024, takes_redirects: false }
     }
 
     /// Starts a DELETE with a body and its content type, as GitHub wants it. The body is wiped with the request.
@@ -152,9 +153,16 @@ impl Request {
         self.max_reply_bytes = limit;
         self
     }
+
+    /// Has a redirect come back as a reply, for whoever wants to say where it leads. It is followed no more than otherwise.
+    #[must_use]
+    pub fn take_redirects(mut self) -> Self {
+        self.takes_redirects = true;
+        self
+    }
 }
 
-/// A complete reply. Redirects never get here; every other status does.
+/// A complete reply. Redirects get here only where the request takes them; every other status does.
 pub struct Reply {
     /// The status code.
     pub status: u16,
@@ -263,7 +271,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; an HTTP error status is a reply, not an error.
     pub async fn send(&self, request: Request) -> Result<Reply, Error> {
-        let Request { url, method, headers, body, max_reply_bytes } = request;
+        let Request { url, method, headers, body, max_reply_bytes, takes_redirects } = request;
         let host = host_and_port(&url);
         self.check(&url)?;
         let (client, proxy) = self.route(&url);
@@ -277,7 +285,7 @@ impl Client {
             .await;
         let mut response = sent.map_err(|error| asked.error(&error))?;
         let status = response.status();
-        if status.is_redirection() {
+        if status.is_redirection() && !takes_redirects {
             return Err(Error::Redirect { host: asked.host, status: status.as_u16() });
         }
         let headers = std::mem::take(response.headers_mut());

@@ -20,7 +20,7 @@ use super::{Asked, Client, Error, Reply, Request, host_and_port, media_type};
 /// The head of a reply whose body is still to come.
 #[derive(Debug)]
 pub struct Head {
-    /// The status code. Redirects never get here; every other status does.
+    /// The status code. Redirects get here only where the request takes them; every other status does.
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
@@ -39,6 +39,7 @@ pub struct Stream {
     asked: Asked,
     max_reply_bytes: usize,
     reply: Incoming,
+    takes_redirects: bool,
     timeout: Duration,
 }
 
@@ -58,7 +59,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; an HTTP error status is part of the stream.
     pub async fn open(&self, request: Request) -> Result<Stream, Error> {
-        let Request { url, method, headers, body, max_reply_bytes } = request;
+        let Request { url, method, headers, body, max_reply_bytes, takes_redirects } = request;
         let host = host_and_port(&url);
         self.check(&url)?;
         let (client, proxy) = self.route(&url);
@@ -84,17 +85,17 @@ impl Client {
         };
         let begun = timeout(self.timeout, begun).await.map_err(|_| asked.late())?;
         let reply = match begun.map_err(|error| asked.error(&error))? {
-            Some(response) => Incoming::begun(response, &asked.host)?,
+            Some(response) => Incoming::begun(response, &asked.host, takes_redirects)?,
             None => Incoming::Awaited(sending),
         };
-        Ok(Stream { asked, max_reply_bytes, reply, timeout: self.timeout })
+        Ok(Stream { asked, max_reply_bytes, reply, takes_redirects, timeout: self.timeout })
     }
 }
 
 impl Incoming {
-    fn begun(mut response: Response, host: &str) -> Result<Self, Error> {
+    fn begun(mut response: Response, host: &str, takes_redirects: bool) -> Result<Self, Error> {
         let status = response.status();
-        if status.is_redirection() {
+        if status.is_redirection() && !takes_redirects {
             return Err(Error::Redirect { host: host.to_owned(), status: status.as_u16() });
         }
         let headers = std::mem::take(response.headers_mut());
@@ -102,10 +103,10 @@ impl Incoming {
     }
 
     /// Waits so long for the head.
-    async fn wait(&mut self, asked: &Asked, limit: Duration) -> Result<(&mut Head, &mut Response), Error> {
+    async fn wait(&mut self, asked: &Asked, takes_redirects: bool, limit: Duration) -> Result<(&mut Head, &mut Response), Error> {
         if let Self::Awaited(sending) = self {
             let sent = timeout(limit, sending).await.map_err(|_| asked.late())?;
-            let begun = sent.map_err(|error| asked.error(&error)).and_then(|response| Self::begun(response, &asked.host));
+            let begun = sent.map_err(|error| asked.error(&error)).and_then(|response| Self::begun(response, &asked.host, takes_redirects));
             *self = begun.unwrap_or_else(Self::Failed);
         }
         match self {
@@ -122,7 +123,7 @@ impl Stream {
     /// # Errors
     /// [`Error`], [`Error::Timeout`] when the limit passed.
     pub async fn head(&mut self, limit: Duration) -> Result<&Head, Error> {
-        let (head, _) = self.reply.wait(&self.asked, limit).await?;
+        let (head, _) = self.reply.wait(&self.asked, self.takes_redirects, limit).await?;
         Ok(head)
     }
 
@@ -132,9 +133,9 @@ impl Stream {
     /// # Errors
     /// [`Error`], [`Error::Timeout`] when the limit passed.
     pub async fn next_chunk(&mut self, limit: Duration) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
-        let Self { asked, reply, .. } = self;
+        let Self { asked, reply, takes_redirects, .. } = self;
         let next = async {
-            let (_, response) = reply.wait(asked, limit).await?;
+            let (_, response) = reply.wait(asked, *takes_redirects, limit).await?;
             response.chunk().await.map_err(|error| asked.error(&error))
         };
         let chunk = timeout(limit, next).await.map_err(|_| asked.late())??;
@@ -146,9 +147,9 @@ impl Stream {
     /// # Errors
     /// [`Error`].
     pub async fn into_reply(self) -> Result<Reply, Error> {
-        let Self { asked, max_reply_bytes, mut reply, timeout: limit } = self;
+        let Self { asked, max_reply_bytes, mut reply, takes_redirects, timeout: limit } = self;
         let whole = async {
-            let (head, response) = reply.wait(&asked, limit).await?;
+            let (head, response) = reply.wait(&asked, takes_redirects, limit).await?;
             let body = whole_body(&head.headers, response, &asked, max_reply_bytes).await?;
             Ok(Reply { status: head.status, headers: std::mem::take(&mut head.headers), body })
         };

@@ -21,6 +21,7 @@ mod key;
 mod login_cli;
 mod oauth;
 mod oracle;
+mod probe;
 mod redirect;
 mod revocation;
 mod root;

@@ -1,8 +1,10 @@
 //! `scm-agent doctor`: looks at everything between the configuration and git, and says what is wrong and what to do about it.
 //!
-//! It changes nothing and sends no secret: it loads the keys, asks the daemon for its status and issuers for their metadata.
+//! It changes nothing, and without a URL sends no secret: it loads the keys, asks the daemon for its status and issuers for their
+//! metadata. With a URL it asks that host, with the caller's own token, as git would.
 
 mod git;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,12 +14,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::explain::{self, Transport, View};
 use super::run::{http_setup, sources};
 use super::status::cut_words;
 use super::{Io, client};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Finding, Source};
 use crate::error::{Error, Kind};
+use crate::explain::AnswerKind;
 use crate::key::{self, KeyRing, Problem};
 use crate::oauth::{Plan, ServicePlan, TokenClient, plan};
 use crate::status::{Integration, Secret, Status, Token, TokenState};
@@ -32,6 +36,12 @@ const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Look only at what git would get for this URL, and ask its host with the token
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// Ask the host whether it takes pushes too
+    #[arg(long, requires = "url")]
+    push: bool,
     /// Prints the findings as JSON
     #[arg(long)]
     json: bool,
@@ -88,7 +98,10 @@ impl Check {
 /// # Errors
 /// When a check failed; the findings are printed all the same.
 pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: &mut Io<'_>) -> Result<(), Error> {
-    let checks = examine(explicit, environment);
+    let checks = match &args.url {
+        None => examine(explicit, environment),
+        Some(url) => examine_url(&explain::view(url, None)?, args.push, explicit, environment),
+    };
     let failed = checks.iter().filter(|check| check.state == State::Fail).count();
     let text = if args.json {
         let document = serde_json::json!({ "healthy": failed == 0, "checks": checks });
@@ -142,6 +155,37 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
             checks.extend(git::programs());
             checks.push(Check::skip("integrations", "only the daemon knows them"));
         }
+    }
+    checks
+}
+
+/// What stands between git and one URL: who would answer, and what the host then says.
+fn examine_url(view: &View, push: bool, explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
+    let config = match client::configuration(explicit, environment) {
+        Ok(config) => config,
+        Err(error) => return vec![Check::of("config", &error)],
+    };
+    let socket = client::socket(config.as_ref());
+    let explanation = match explain::explain_view(view, || Ok(socket.clone())) {
+        Ok(explanation) => explanation,
+        Err(error) => return vec![Check::of("daemon", &error)],
+    };
+    let answer = &explanation.answer;
+    let mut checks = Vec::new();
+    if view.git.asks_agent == Some(false) && matches!(view.transport, Transport::Http(_)) {
+        checks.push(Check::warn("git", "for this user, git does not ask scm-agent about that URL", "scm-agent git setup"));
+    }
+    let why = answer.message.clone().unwrap_or_else(|| answer.reason.clone());
+    let next = answer.next.clone().unwrap_or_else(|| format!("scm-agent explain {}", explain::quoted(&view.url)));
+    match (&view.transport, answer.kind) {
+        (Transport::Http(request), AnswerKind::Credential) => {
+            checks.push(Check::ok("explain", answer.reason.clone()));
+            let target = probe::Target { request, url: &view.url, explanation: &explanation, push };
+            checks.extend(probe::probe(&target, config.as_ref(), &socket));
+        }
+        // Whatever else git knows may do there.
+        (_, AnswerKind::NotAsked | AnswerKind::Silence) => checks.push(Check::warn("explain", why, next)),
+        (_, AnswerKind::Credential | AnswerKind::Message | AnswerKind::Quit) => checks.push(Check::fail("explain", why, next)),
     }
     checks
 }
