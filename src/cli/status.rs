@@ -116,6 +116,13 @@ fn table(status: &Status, now: SystemTime) -> String {
     } else {
         text.push_str("\nno integrations\n");
     }
+    let troubles = troubles(status);
+    if !troubles.is_empty() {
+        text.push('\n');
+        for trouble in troubles {
+            let _ = writeln!(text, "- {}", cut_words(&trouble));
+        }
+    }
     if !status.degraded.is_empty() {
         text.push('\n');
         for reason in &status.degraded {
@@ -123,6 +130,25 @@ fn table(status: &Status, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// Why tokens are failing or need a login, one line each, except for what `degraded` says already.
+fn troubles(status: &Status) -> Vec<String> {
+    let mut troubles = Vec::new();
+    for integration in &status.integrations {
+        for token in &integration.tokens {
+            let state = match token.state {
+                TokenState::Failing => "failing",
+                TokenState::NeedsLogin => "needs login",
+                TokenState::Refreshing | TokenState::Valid => continue,
+            };
+            let Some(error) = &token.last_error else { continue };
+            if !status.degraded.iter().any(|reason| reason.contains(&integration.id) && reason.contains(error.as_str())) {
+                troubles.push(format!("{}, {}, {state}: {error}", integration.host, token.subject));
+            }
+        }
+    }
+    troubles
 }
 
 /// What stands for a token where none is held.
@@ -258,5 +284,50 @@ c.example/tfs  custom  pat      missing        id-of-c.example  git asks the use
 ! the list is old
 ";
         assert_eq!(table(&status, now), expected);
+    }
+
+    #[test]
+    fn why_a_token_is_in_trouble_is_said_once() {
+        let in_trouble = |subject: &str, state, error: &str| Token {
+            subject: subject.to_owned(),
+            last_error: Some(error.to_owned()),
+            ..Token { expires_at: None, ..token(0, state) }
+        };
+        let tokens = vec![
+            in_trouble("service", TokenState::Failing, "the app is unknown"),
+            in_trouble("uid 7 as mona", TokenState::NeedsLogin, "taken back"),
+            in_trouble("uid 8", TokenState::Failing, "no route"),
+            in_trouble("uid 9", TokenState::Valid, "served all the same"),
+        ];
+        let status = Status {
+            version: String::new(),
+            pid: 7,
+            uptime_seconds: 0,
+            key: Vec::new(),
+            sync: Sync {
+                source: String::new(),
+                last_success: None,
+                last_attempt: None,
+                last_error: None,
+                next: None,
+                consecutive_failures: 0,
+                watching: false,
+                stale: false,
+                next_attempt_in_seconds: None,
+            },
+            integrations: vec![Integration { tokens, ..integration("a.example", "user") }],
+            store: Store { kind: "memory".to_owned(), healthy: true },
+            memory: Memory { locked: true, reason: None },
+            connections: 1,
+            degraded: vec!["integration id-of-a.example (a.example): the app is unknown".to_owned()],
+        };
+        let text = table(&status, SystemTime::UNIX_EPOCH);
+        let expected = "\
+\n- a.example, uid 7 as mona, needs login: taken back
+- a.example, uid 8, failing: no route
+
+! integration id-of-a.example (a.example): the app is unknown
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 }
