@@ -20,7 +20,7 @@ fn victims() -> IntegrationRegistry {
 }
 
 /// `protocol`, `host`, `path`: as bytes from git, whatever made git send them.
-const HOSTILE: &[(&[u8], &[u8], &[u8])] = &[
+pub const HOSTILE: &[(&[u8], &[u8], &[u8])] = &[
     // Names around the name.
     (b"https", b"github.com.evil.tld", b"owner/repo"),
     (b"https", b"dev.azure.com.evil.tld", b"acme/p/_git/r"),
@@ -40,6 +40,10 @@ const HOSTILE: &[(&[u8], &[u8], &[u8])] = &[
     (b"https", b"evil-gist.github.com", b"owner/repo"),
     (b"https", b"gist.github.com.evil.tld", b"0123.git"),
     (b"https", b"gist.gitlab.com", b"0123.git"),
+    (b"https", b"ssh.github.com", b"owner/repo"),
+    (b"https", b"altssh.gitlab.com", b"owner/repo"),
+    (b"https", b"ssh.dev.azure.com", b"v3/acme/p/r"),
+    (b"https", b"vs-ssh.visualstudio.com", b"v3/acme/p/r"),
     (b"https", b"com", b"github/owner/repo"),
     (b"https", b"github", b"owner/repo"),
     (b"https", b"acme.visualstudio.com.evil.tld", b"p/_git/r"),

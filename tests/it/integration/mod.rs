@@ -1,6 +1,7 @@
 //! Tests of `integration`.
 
 mod day;
+mod end_to_end;
 mod kept;
 mod lookalikes;
 mod matching;
