@@ -19,6 +19,7 @@ pub mod integration;
 pub mod key;
 pub mod login;
 pub mod oauth;
+pub mod oauth_app;
 pub mod secret;
 pub mod state;
 pub mod status;

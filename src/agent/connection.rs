@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{Agent, Client, sign_in};
+use super::{Agent, Client, HOSTS_SHARE_PERCENT, sign_in};
 use crate::broker::{Caller, Outcome, Presentation};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest};
 use crate::integration::sync::{Asker, TrustError};
-use crate::status;
+use crate::{oauth_app, status};
 
 /// What is read at a time. A request of git's is a few hundred bytes.
 const READ_BYTES: usize = 4096;
@@ -144,6 +144,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
         Verb::Git(operation) => *operation,
         Verb::Other(name) if name == "explain" => return explain(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
+        Verb::Other(name) if name == "oauth-app" => return oauth_app(request.body.expose_secret(), client, agent).await,
         Verb::Other(name) => {
             if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller(client, agent), agent).await {
                 document.push(b'\n');
@@ -234,6 +235,17 @@ async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'stat
     let mut document = serde_json::to_vec(&outcome).unwrap_or_default();
     document.push(b'\n');
     end(document)
+}
+
+/// Gives the app for the line `url=URL` to whom the rules give it to. The document is as large as it gets from the start: growing would
+/// leave copies.
+async fn oauth_app(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
+    let Some(url) = sign_in::field(body, "url") else { return refusal(&"the request does not say which URL it is about") };
+    let within = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
+    let answer = agent.broker.oauth_app(&caller(client, agent), url, within).await;
+    let mut text = oauth_app::document(&answer);
+    frame::write_end(&mut text);
+    Answer { text, last: false, _place: None }
 }
 
 /// An answer that refuses the request.

@@ -29,6 +29,9 @@ use socket::BoundSocket;
 /// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Of the time that an answer may take, what the hosts get, in percent: the rest is for saying that they took too long.
+const HOSTS_SHARE_PERCENT: u32 = 70;
+
 /// How many clients are told the status at the same time.
 const STATUS_PLACES: usize = 2;
 

@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Agent;
+use super::{Agent, HOSTS_SHARE_PERCENT};
 use crate::broker::{Caller, LoginMode};
 use crate::login::Refused;
-
-/// Of the time that an answer may take, what the hosts get, in percent: the rest is for saying that they took too long.
-const HOSTS_SHARE_PERCENT: u32 = 70;
 
 /// The document that answers a verb; `None` for a verb that is none of these.
 pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Option<Vec<u8>> {

@@ -7,6 +7,7 @@ mod fingerprint;
 mod following;
 mod grants;
 mod kept;
+mod oauth_app;
 mod presentation;
 mod report;
 mod revocation;
@@ -144,6 +145,7 @@ pub struct Parts {
 /// Answers git.
 pub struct Broker {
     allow_insecure_loopback: bool,
+    app_secrets: oauth_app::Allowances,
     clock: Arc<dyn Clock>,
     kept: Option<Arc<KeptList>>,
     providers: Vec<ProviderOverride>,
@@ -177,6 +179,7 @@ impl Broker {
         let orphans = Arc::clone(&revocations);
         Self {
             allow_insecure_loopback,
+            app_secrets: oauth_app::Allowances::default(),
             cache: TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)])),
             clock,
             kept,
@@ -218,6 +221,12 @@ impl Broker {
             Plan::Service(plan) => plan.user.map(|plan| *plan),
             Plan::None { .. } | Plan::Pat => None,
         }
+    }
+
+    /// How users would sign in at an integration's host, whatever serves git there.
+    fn sign_in_plan(&self, integration: &ScmIntegration) -> Result<UserPlan, String> {
+        let issuer_url = integration.oauth.as_ref().and_then(|app| app.issuer_url.as_deref());
+        oauth::sign_in_plan(integration.scm_id.as_str(), &integration.host, issuer_url, &self.providers)
     }
 
     fn plan(&self, integration: &ScmIntegration) -> Plan {

@@ -125,7 +125,7 @@ impl Broker {
     }
 
     /// The one integration that answers git for a URL.
-    async fn integration_of(&self, url: &str) -> Result<(Arc<ScmIntegration>, Location), Refused> {
+    pub(super) async fn integration_of(&self, url: &str) -> Result<(Arc<ScmIntegration>, Location), Refused> {
         // Read as git's own `url=` is, so that login and git mean the same place.
         let request = CredentialRequest::parse(format!("url={url}\n").as_bytes()).map_err(|_| {
             no("the URL is not one that git could ask for".to_owned(), Some("write it as git does: https://HOST, or https://HOST/PATH"))

@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod explain;
 pub mod login;
 pub mod logout;
+pub mod oauth_app;
 pub mod run;
 pub mod status;
 pub mod sync;
@@ -68,6 +69,8 @@ enum Command {
     Login(login::Args),
     /// Signs you out of a host
     Logout(logout::Args),
+    /// Gives other OAuth tooling the app of a host, id and secret, where a rule of the operator's lets you have it
+    OauthApp(oauth_app::Args),
     /// Runs the daemon in the foreground
     Run(run::Args),
     /// Shows what the daemon holds and how fresh it is
@@ -97,6 +100,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Explain(args) => explain::run(&args, socket, io),
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
+        Command::OauthApp(args) => oauth_app::run(&args, socket, io),
         Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
         Command::Status(args) => status::run(&args, &socket()?, io),
         Command::Sync => sync::run(&socket()?, io),

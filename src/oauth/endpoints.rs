@@ -23,6 +23,8 @@ pub struct UserEndpoints {
     pub revocation: Option<Revocation>,
     /// The scopes to ask for; none sends no `scope`.
     pub scopes: Vec<String>,
+    /// Whether the app may show its secret in the form, whichever way is used here.
+    pub takes_form_secret: bool,
     /// Where codes and refresh tokens become tokens.
     pub token: Url,
     /// Where the user's name is, if anywhere.
@@ -109,6 +111,7 @@ fn announced(issuer: &Issuer, metadata: Metadata, plan: &UserPlan) -> Result<Use
         issuer: IssuerCheck::Exactly { issuer: issuer.clone(), required: metadata.promises_iss },
         revocation,
         scopes: plan.scopes.clone().unwrap_or_else(stay_signed_in),
+        takes_form_secret: plan.takes_form_secret.unwrap_or(metadata.takes_form_secret),
         token: metadata.token_endpoint,
         user_info: metadata.userinfo_endpoint.map(|url| UserInfo {
             fields: &["preferred_username", "nickname", "sub"],

@@ -111,6 +111,8 @@ pub(super) struct Metadata {
     pub(super) revocation_endpoint: Option<Url>,
     /// The way to show the secret there.
     pub(super) revocation_authentication: Option<ClientAuthentication>,
+    /// Whether `client_secret_post` is listed.
+    pub(super) takes_form_secret: bool,
     /// An URL that the HTTP client accepts.
     pub(super) token_endpoint: Url,
     /// Where the user's name is, an URL that the HTTP client accepts.
@@ -187,7 +189,9 @@ fn read(client: &http::Client, issuer: &Issuer, body: &[u8]) -> Result<Metadata,
     issuer.check(wire.issuer.as_deref().unwrap_or_default())?;
     let token_endpoint = wire.token_endpoint.as_deref().and_then(endpoint).ok_or(Error::NoTokenEndpoint { host })?;
     client.check(&token_endpoint)?;
-    let client_authentication = client_authentication(wire.token_endpoint_auth_methods_supported.as_deref());
+    let authentication_methods = wire.token_endpoint_auth_methods_supported.as_deref();
+    let client_authentication = client_authentication(authentication_methods);
+    let takes_form_secret = authentication_methods.is_some_and(|names| names.iter().any(|name| name == "client_secret_post"));
     let usable = |value: &serde_json::Value| value.as_str().and_then(endpoint).filter(|url| client.check(url).is_ok());
     Ok(Metadata {
         authorization_endpoint: usable(&wire.authorization_endpoint),
@@ -202,6 +206,7 @@ fn read(client: &http::Client, issuer: &Issuer, body: &[u8]) -> Result<Metadata,
         promises_iss: wire.authorization_response_iss_parameter_supported == true,
         revocation_endpoint: usable(&wire.revocation_endpoint),
         revocation_authentication: revocation_authentication(&wire.revocation_endpoint_auth_methods_supported, client_authentication),
+        takes_form_secret,
         token_endpoint,
         userinfo_endpoint: usable(&wire.userinfo_endpoint),
     })

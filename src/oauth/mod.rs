@@ -33,7 +33,7 @@ pub use metadata::{Issuer, IssuerError};
 pub use moment::{Deadline, Moment};
 pub use provider::{
     ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, Redirect, Rotation, ServicePlan, UnknownName,
-    UserEndpointSource, UserIssuer, UserPlan, plan,
+    UserEndpointSource, UserIssuer, UserPlan, plan, sign_in_plan,
 };
 pub use reply::TokenReply;
 pub use revocation::{RevocationEndpoint, Revoked};

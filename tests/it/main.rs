@@ -20,6 +20,7 @@ mod integration;
 mod key;
 mod login_cli;
 mod oauth;
+mod oauth_app;
 mod oracle;
 mod probe;
 mod redirect;

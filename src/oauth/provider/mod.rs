@@ -26,6 +26,17 @@ pub enum ClientAuthentication {
     Post,
 }
 
+impl ClientAuthentication {
+    /// Its registered name (OpenID Connect Core section 9), as [`FromStr`] reads it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Basic => "client_secret_basic",
+            Self::Post => "client_secret_post",
+        }
+    }
+}
+
 /// Whose token a host is served with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantKind {
@@ -239,9 +250,8 @@ enum FamilyGrant {
 #[must_use]
 pub fn plan(scm_id: &str, host: &str, issuer_url: Option<&str>, pat: bool, has_oauth: bool, overrides: &[ProviderOverride]) -> Plan {
     let host = normalised(host);
-    let operator = overrides.iter().find(|candidate| normalised(&candidate.host) == host);
-    let scm_id = operator.and_then(|operator| operator.kind.as_deref()).unwrap_or(scm_id);
-    let asked = Asked { facts: facts(scm_id, &host), host: &host, issuer_url, operator, scm_id };
+    let asked = Asked::new(scm_id, &host, issuer_url, overrides);
+    let operator = asked.operator;
     let wanted = operator.and_then(ProviderOverride::grant);
     if !has_oauth || matches!((wanted, &asked.facts.grant), (None, FamilyGrant::Pat)) {
         return match pat {
@@ -257,6 +267,15 @@ pub fn plan(scm_id: &str, host: &str, issuer_url: Option<&str>, pat: bool, has_o
     }
 }
 
+/// How users sign in with an integration's app, whichever grant the agent itself uses there, or why nobody can. The host is read as by
+/// [`plan`].
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn sign_in_plan(scm_id: &str, host: &str, issuer_url: Option<&str>, overrides: &[ProviderOverride]) -> Result<UserPlan, String> {
+    UserPlan::new(&Asked::new(scm_id, &normalised(host), issuer_url, overrides), "other tooling asks for the app")
+}
+
 /// What a plan is made from.
 struct Asked<'a> {
     facts: &'static Facts,
@@ -266,7 +285,14 @@ struct Asked<'a> {
     scm_id: &'a str,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// The operator's word on a host in its one spelling, and the facts of the family that it belongs to by then.
+    fn new(scm_id: &'a str, host: &'a str, issuer_url: Option<&'a str>, overrides: &'a [ProviderOverride]) -> Self {
+        let operator = overrides.iter().find(|candidate| normalised(&candidate.host) == host);
+        let scm_id = operator.and_then(|operator| operator.kind.as_deref()).unwrap_or(scm_id);
+        Self { facts: facts(scm_id, host), host, issuer_url, operator, scm_id }
+    }
+
     fn user(&self, reason: &'static str) -> Plan {
         match UserPlan::new(self, reason) {
             Ok(plan) => Plan::User(Box::new(plan)),

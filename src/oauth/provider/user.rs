@@ -34,6 +34,8 @@ pub struct UserPlan {
     pub rotation: Rotation,
     /// The scopes to ask for; `None` takes what the metadata offers for staying signed in.
     pub scopes: Option<Vec<String>>,
+    /// Whether the host takes the app's secret in the form too, for tools that put it nowhere else; `None` leaves it to the metadata.
+    pub takes_form_secret: Option<bool>,
     /// Error codes of this host that end a sign-in, beside those that do so everywhere.
     pub terminal: &'static [&'static str],
     /// The user name that git sends with the token.
@@ -108,6 +110,7 @@ impl UserPlan {
             },
             rotation: facts.rotation,
             scopes,
+            takes_form_secret: takes_form_secret(asked),
             terminal: facts.terminal,
             username: asked.username(),
         })
@@ -170,9 +173,16 @@ fn endpoints(asked: &Asked<'_>, scopes: &[String]) -> Result<UserEndpointSource,
         issuer: IssuerCheck::SameOrigin,
         revocation,
         scopes: scopes.to_vec(),
+        takes_form_secret: takes_form_secret(asked).unwrap_or(client_authentication == ClientAuthentication::Post),
         token: found,
         user_info: known.user_info.filter(|_| same_issuer),
     })))
+}
+
+/// What the operator says, else what is known: whichever way a family documents, it takes the form as well.
+fn takes_form_secret(asked: &Asked<'_>) -> Option<bool> {
+    let said = asked.operator.and_then(|operator| operator.token_endpoint_auth);
+    said.map(|way| way == ClientAuthentication::Post).or(asked.facts.client_authentication.map(|_| true))
 }
 
 /// A registered host without its path.

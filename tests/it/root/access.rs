@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::peers::copy_program;
 use crate::support::daemon::{Daemon, run};
-use crate::support::scene::Scene;
+use crate::support::scene::{CLIENT_SECRET, Scene};
 
 /// The group of the socket, which all users here are in.
 const GROUP: u32 = 65_432;
@@ -94,6 +94,59 @@ async fn each_user_gets_what_the_rules_give_it_and_cannot_take_from_others() {
         assert!(refusal.contains(&format!(" uid={uid} ")) && refusal.contains(&format!("operation=\"{operation}\"")), "{refusal}");
     }
     assert!(!log.contains(&token), "a token is in the log");
+}
+
+/// `scm-agent oauth-app` as another user: its exit code and what it printed and said.
+async fn oauth_app_as(scene: &Scene, daemon: &Daemon, uid: u32, groups: &[u32], host: &str) -> (Option<i32>, String, String) {
+    let list = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={GROUP}")]);
+    command.arg(if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={list}") });
+    command.arg(scene.world.path("agent")).args(["oauth-app", &format!("https://{host}"), "--format", "json"]).current_dir("/");
+    command.env("SCM_AGENT__AGENT__SOCKET", daemon.socket()).env_remove("SCM_AGENT_CONFIG");
+    let output = run(command, "").await;
+    (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn an_app_s_secret_is_for_whom_a_rule_names_and_not_for_root_either() {
+    let scene = scene().await;
+    let agent = scene.world.path("agent");
+    copy_program(&scene.world.binaries.agent, &agent);
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let rules = format!(
+        "[[access]]\nusers = [\"{CI}\"]\nhosts = [\"one.example.com\"]\nallow = [\"app-secret\"]\n\
+         [[access]]\ngroups = [\"{BUILDERS}\"]\nallow = [\"service\", \"own\"]\n"
+    );
+    let daemon = scene.world.start(&config(&scene, &rules)).await;
+    daemon.until_synced().await;
+    let refused = [(DEV, &[][..], "one"), (BUILDER, &[BUILDERS], "one"), (0, &[], "one"), (CI, &[], "two"), (CI, &[BUILDERS], "two")];
+    for (uid, groups, name) in refused {
+        let (code, printed, said) = oauth_app_as(&scene, &daemon, uid, groups, &format!("{name}.example.com")).await;
+        assert_eq!((code, &*printed), (Some(1), ""), "{uid} {groups:?} {name}: {said}");
+        assert!(
+            said.contains("no access rule of this host gives you the app of") && said.contains(&format!("users = [\"{uid}\"]")),
+            "{said}"
+        );
+    }
+    let (code, printed, said) = oauth_app_as(&scene, &daemon, CI, &[], "one.example.com").await;
+    // Its issuer has no pages to sign in at.
+    assert!(code == Some(0) && said.starts_with("warning: nobody can sign in with it as it is: "), "{said}");
+    let document: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(document["client_secret"], CLIENT_SECRET);
+    // A token is another thing.
+    assert_eq!(get_as(&scene, &daemon, CI, &[], "one.example.com").await, None);
+
+    let log = daemon.final_log().await;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" audit: app secret ")).collect();
+    assert_eq!(lines.len(), refused.len() + 1, "{log}");
+    for (line, (uid, _, name)) in lines.iter().zip(refused) {
+        let words = ["app secret refused", &format!(" uid={uid} "), &format!(" host=https://{name}.example.com ")];
+        assert!(words.into_iter().all(|word| line.contains(word)) && line.contains(" pid="), "{line}");
+    }
+    assert!(lines[refused.len()].contains("app secret given") && lines[refused.len()].contains(&format!(" uid={CI} ")), "{log}");
+    assert!(!log.contains(CLIENT_SECRET), "a secret is in the log");
 }
 
 /// A user database with one user of ours.

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 /// Bytes to look for, with a name that may be printed.
+#[derive(Clone)]
 pub struct Needle {
     pub name: String,
     pub bytes: Vec<u8>,

@@ -3,6 +3,7 @@
 
 mod grants;
 mod keys;
+mod oauth_app;
 mod rotation;
 mod secrets;
 mod tokens;
