@@ -3,6 +3,9 @@
 //! git waits for it without a limit of its own, believes what it prints and ignores how it exits. So it ends within
 //! [`exchange::HARD_SECONDS`] of having read the request, prints a checked answer in one piece or nothing, and says at most one
 //! line on stderr. Standard library and `src/git` only: it starts with every git command and cannot name a key or a token client.
+//!
+//! With a prompt in the place of the operation it is the program of `GIT_ASKPASS`, to which git gives no argument but that: it prints
+//! what the prompt wants, or nothing and ends with 1. It never asks anybody itself.
 #![cfg_attr(all(target_os = "linux", target_env = "gnu", not(test)), no_main)]
 
 use std::env;
@@ -10,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +28,7 @@ mod sys;
 mod trust;
 
 use exchange::{Deadline, ExchangeError};
+use git::askpass::{self, Prompt, Wanted};
 use git::frame::{self, MAX_REQUEST_BYTES, printable};
 use git::relay::Relay;
 use git::{Operation, Wiped};
@@ -41,12 +46,14 @@ const NAME: &str = "git-credential-scm-agent";
 /// How long to wait before asking an agent again that had no free place.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
-const USAGE: &str = "usage: git-credential-scm-agent [--socket PATH] get|store|erase|capability";
+const USAGE: &str = "usage: git-credential-scm-agent [--socket PATH] get|store|erase|capability|PROMPT";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Ask(Operation, PathBuf),
+    /// A question of git's for `GIT_ASKPASS`.
+    Askpass(OsString, PathBuf),
     Capability,
     Help,
     /// An operation that helpers do not know must be passed over in silence (gitcredentials(7)).
@@ -70,6 +77,7 @@ fn run() -> u8 {
     let Ok(mut streams) = Streams::take() else { return FAILED };
     match command(env::args_os().skip(1), env::var_os(SOCKET_VARIABLE)) {
         Command::Ask(operation, socket) => ask(operation, &socket, &mut streams),
+        Command::Askpass(prompt, socket) => answer_prompt(prompt.as_bytes(), &socket, &mut streams),
         Command::Capability => streams.print(git::CAPABILITIES),
         Command::Help => streams.print(format!("{USAGE}\n").as_bytes()),
         Command::Ignore => DONE,
@@ -134,10 +142,12 @@ fn command(mut arguments: impl Iterator<Item = OsString>, variable: Option<OsStr
             }
             Some(text) if text.starts_with('-') => return Command::Usage,
             _ => {
-                let operation = text.and_then(Operation::parse);
-                return operation.map_or(Command::Ignore, |operation| {
-                    Command::Ask(operation, socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
-                });
+                let socket = socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from);
+                return match text.and_then(Operation::parse) {
+                    Some(operation) => Command::Ask(operation, socket),
+                    None if askpass::is_prompt(argument.as_bytes()) => Command::Askpass(argument, socket),
+                    None => Command::Ignore,
+                };
             }
         }
     }
@@ -150,25 +160,71 @@ fn ask(operation: Operation, socket: &Path, streams: &mut Streams) -> u8 {
         Ok(None) => return streams.fail(&format!("git's request is longer than {MAX_REQUEST_BYTES} bytes")),
         Err(error) => return streams.fail(&format!("cannot read git's request: {}", error.kind())),
     };
+    match converse(operation, text.expose_secret(), socket, streams) {
+        Ok(Relay { git, message, .. }) => {
+            // git looks at the output of `get` only. The credential goes first: a stderr that is gone ends the process.
+            let code = if operation == Operation::Get { streams.print(git.expose_secret()) } else { DONE };
+            if let Some(message) = message {
+                streams.say(&message);
+            }
+            code
+        }
+        Err(code) => code,
+    }
+}
+
+/// One prompt: the question that `get` is, and of its answer the part that is wanted. Standard input is somebody else's here.
+fn answer_prompt(prompt: &[u8], socket: &Path, streams: &mut Streams) -> u8 {
+    let Some(Prompt { url, wanted }) = Prompt::parse(prompt) else {
+        return streams.fail("not answering: this is no question of git's for a user name or password of an https URL");
+    };
+    let relay = match converse(Operation::Get, format!("url={url}\n").as_bytes(), socket, streams) {
+        Ok(relay) => relay,
+        Err(code) => return code,
+    };
+    // A user name alone is of no use: the next question would stay without an answer.
+    let value = relay.value("password").and_then(|password| match wanted {
+        Wanted::Password => Some(password),
+        Wanted::Username => relay.value("username"),
+    });
+    let code = match value {
+        Some(value) => {
+            let mut line = Wiped::with_capacity(value.len() + 1);
+            line.extend(value);
+            line.extend(b"\n");
+            streams.print(line.expose_secret())
+        }
+        None => FAILED,
+    };
+    match relay.message {
+        Some(message) => streams.say(&message),
+        None if value.is_none() => streams.say("the agent has no credential for this URL"),
+        None => {}
+    }
+    code
+}
+
+/// Asks the agent one thing and sorts its answer; else says what is wrong, if anybody is to hear it, and returns the exit code.
+fn converse(operation: Operation, text: &[u8], socket: &Path, streams: &mut Streams) -> Result<Relay, u8> {
     let deadline = Deadline::after(Duration::from_millis(exchange::ANSWER_MILLISECONDS));
     sys::end_process_after(exchange::HARD_SECONDS, streams.stderr.as_ref().map(AsRawFd::as_raw_fd));
     let mut request = Wiped::with_capacity(text.len() + 64);
-    frame::write_request(operation, text.expose_secret(), &mut request);
+    frame::write_request(operation, text, &mut request);
 
     let path = match trust::checked(socket) {
         Ok(path) => path,
-        Err(TrustError::Unreachable(kind)) => return unreachable(streams, operation, socket, &ExchangeError::Connect(kind)),
-        Err(error) if operation == Operation::Get => return streams.fail(&format!("not using the agent's socket: {error}")),
-        Err(_) => return FAILED,
+        Err(TrustError::Unreachable(kind)) => return Err(unreachable(streams, operation, socket, &ExchangeError::Connect(kind))),
+        Err(error) if operation == Operation::Get => return Err(streams.fail(&format!("not using the agent's socket: {error}"))),
+        Err(_) => return Err(FAILED),
     };
     let relay = loop {
         let mut connection = match exchange::connect(&path) {
             Ok(connection) => connection,
-            Err(error) => return unreachable(streams, operation, socket, &error),
+            Err(error) => return Err(unreachable(streams, operation, socket, &error)),
         };
         let relay = match exchange::exchange(&mut connection, &request, &deadline) {
             Ok(answer) => Relay::read(answer.expose_secret()),
-            Err(error) => return streams.fail(&no_answer(socket, &error)),
+            Err(error) => return Err(streams.fail(&no_answer(socket, &error))),
         };
         let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY);
         // Places are free again within a moment: git has no patience of its own, so the helper lends it some.
@@ -177,16 +233,9 @@ fn ask(operation: Operation, socket: &Path, streams: &mut Streams) -> u8 {
         }
     };
     match relay {
-        Err(error) => streams.fail(&format!("ignoring what the agent says: {error}")),
-        Ok(Relay { error: Some(error), .. }) => streams.fail(&format!("the agent refuses the request: {error}")),
-        Ok(Relay { git, message, error: None }) => {
-            // git looks at the output of `get` only. The credential goes first: a stderr that is gone ends the process.
-            let code = if operation == Operation::Get { streams.print(git.expose_secret()) } else { DONE };
-            if let Some(message) = message {
-                streams.say(&message);
-            }
-            code
-        }
+        Err(error) => Err(streams.fail(&format!("ignoring what the agent says: {error}"))),
+        Ok(Relay { error: Some(error), .. }) => Err(streams.fail(&format!("the agent refuses the request: {error}"))),
+        Ok(relay) => Ok(relay),
     }
 }
 
@@ -258,6 +307,14 @@ mod tests {
         for unknown in ["", "list", "GET", "get\n", "approve"] {
             assert_eq!(parsed(&[unknown], None), Command::Ignore, "{unknown:?}");
         }
+    }
+
+    #[test]
+    fn a_prompt_is_a_question_for_git_askpass() {
+        let prompt = "Username for 'https://git.example': ";
+        assert_eq!(parsed(&[prompt], None), Command::Askpass(prompt.into(), PathBuf::from(DEFAULT_SOCKET)));
+        assert_eq!(parsed(&[prompt], Some("/env")), Command::Askpass(prompt.into(), PathBuf::from("/env")));
+        assert_eq!(parsed(&["--socket", "/arg", "Password:"], None), Command::Askpass("Password:".into(), PathBuf::from("/arg")));
     }
 
     #[test]

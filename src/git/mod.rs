@@ -1,13 +1,14 @@
 //! Stage 5: git's credential protocol. A request in, an answer out; pure text, no I/O.
 //!
 //! [`CredentialRequest`] reads what git asks, [`CredentialAnswer`] writes what git is told, [`frame`] is how both travel
-//! between helper and daemon, and [`relay`] is what the helper lets through to git. The parsers work on bytes, split lines on
+//! between helper and daemon, [`relay`] is what the helper lets through to git, and [`askpass`] reads the prompts of git's other way to ask. The parsers work on bytes, split lines on
 //! LF only and refuse CR, NUL and control bytes, because each of git's own holes in this protocol (CVE-2020-5260,
 //! CVE-2020-11008, CVE-2024-50349, CVE-2024-52006) was a value that two readers split differently.
 //!
 //! The helper binary compiles this folder on its own: it uses nothing but the standard library and no other module of ours.
 
 pub mod answer;
+pub mod askpass;
 pub mod frame;
 pub mod relay;
 pub mod request;

@@ -121,6 +121,13 @@ impl Relay {
         }
         Ok(relay)
     }
+
+    /// The value that git would see under a key.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&[u8]> {
+        let mut lines = self.git.expose_secret().split(|&byte| byte == b'\n');
+        lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
+    }
 }
 
 /// Length of the answer at the start of `bytes` without its final blank line; `None` while it is not complete.

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod askpass;
 mod bearer;
 mod child;
 mod config;
