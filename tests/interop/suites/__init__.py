@@ -13,6 +13,7 @@ from suites.login import Login
 from suites.login_kills import LoginKills
 from suites.login_users import LoginUsers
 from suites.many import Many
+from suites.other_helpers import Askpass, GitCredentialManager, GitCredentialOAuth, GitCredentialOAuthElsewhere
 from suites.outages import Outages
 from suites.parts import Parts
 from suites.proxy import Proxy
@@ -22,6 +23,6 @@ from suites.users import Users
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance,
-       ConformancePats, Hang, Many, Crowd, Outages, Proxy, Watch, Restart, Trust, TrustMembers,
-       Login, LoginUsers, LoginKills, Leaks]
+ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Many, Crowd, Outages, Proxy, Watch,
+       Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
+       GitCredentialOAuthElsewhere, Leaks]
