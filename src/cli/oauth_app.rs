@@ -5,6 +5,7 @@
 //! for every host (`GCM_OAUTH_*`) are left alone: with them it would give this host's token to any other that asks.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -37,6 +38,9 @@ enum Format {
     GitConfig,
 }
 
+/// How long the daemon may take: it may have to ask an issuer where its endpoints are.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The variable that says how many settings git takes from the environment (git-config(1)).
 const COUNT: &str = "GIT_CONFIG_COUNT";
 
@@ -54,7 +58,7 @@ pub fn run(args: &Args, socket: impl FnOnce() -> Result<PathBuf, Error>, io: &mu
         return Err(Error::new(Kind::User, "standard output is a terminal, and a secret shown there stays there")
             .hint("send the output to a file or a program, or add --reveal"));
     }
-    let app = match client::ask_about(&socket()?, "oauth-app", &[("url", &url)])? {
+    let app = match client::ask_within(TIMEOUT, &socket()?, "oauth-app", &[("url", &url)])? {
         Answer::Given(app) => app,
         Answer::Refused(refused) => {
             let error = Error::new(Kind::User, refused.error);
