@@ -1,5 +1,7 @@
 //! What a process does about itself before it touches a secret: no core, no tracing by its own user, no swap.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
@@ -26,7 +28,8 @@ pub enum Error {
 pub fn process() -> Result<(), Error> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Error::Dumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(Error::CoreLimit)?;
-    umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let inherited = umask(rustix::fs::Mode::from_raw_mode(0o077));
+    INHERITED_UMASK.store(inherited.as_raw_mode(), Ordering::Relaxed);
     std::panic::set_hook(Box::new(|panic| {
         // Never the message: what a failed `expect` or index prints can be the value it failed on.
         let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
@@ -34,6 +37,14 @@ pub fn process() -> Result<(), Error> {
     }));
     Ok(())
 }
+
+/// The umask that the process was started with, for the one kind of file that is not for its owner alone: git's configuration.
+#[must_use]
+pub fn inherited_umask() -> u32 {
+    INHERITED_UMASK.load(Ordering::Relaxed)
+}
+
+static INHERITED_UMASK: AtomicU32 = AtomicU32::new(0o077);
 
 /// Keeps the process's memory out of swap, where the limits allow it.
 ///

@@ -17,6 +17,7 @@ pub mod accounts;
 pub mod config;
 pub mod doctor;
 pub mod explain;
+pub mod git;
 pub mod login;
 pub mod logout;
 pub mod oauth_app;
@@ -65,6 +66,7 @@ enum Command {
     Doctor(doctor::Args),
     /// Says who would answer git for a URL, and why or why not; the exit code is 0 if git would get a credential, else 1
     Explain(explain::Args),
+    Git(git::Args),
     /// Signs you in to a host, so that git gets tokens of your own there
     Login(login::Args),
     /// Signs you out of a host
@@ -98,6 +100,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Unseal(args) => unseal::run(args, io),
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
         Command::Explain(args) => explain::run(&args, socket, io),
+        Command::Git(args) => git::run(&args, socket, io),
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
         Command::OauthApp(args) => oauth_app::run(&args, socket, io),

@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod flow;
 mod git;
+mod git_setup;
 mod grants;
 mod helper;
 mod hostile_memory;
