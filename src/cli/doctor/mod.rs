@@ -145,7 +145,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
             if let Some(config) = &config {
                 checks.extend(issuers(config, &status));
             }
-            checks.extend(git::examine(&socket, &status));
+            checks.extend(git::examine(&socket, &status, config.as_ref()));
         }
         Err(error) => {
             checks.push(Check::of("daemon", &error));

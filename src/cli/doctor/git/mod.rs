@@ -1,0 +1,135 @@
+//! git's side of `doctor`: its version, whom it asks about our hosts, and what of other arrangements is left over.
+//!
+//! It reads what the calling user's git reads, that of the repository in the current folder included, which may be anybody's. So git is
+//! only asked to list it, which starts nothing; and of what it says, no value that could be a secret is repeated.
+
+mod files;
+mod helpers;
+mod leftovers;
+mod remotes;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::Check;
+use crate::cli::git::matching::Query;
+use crate::cli::git::program::{HELPER, find_helper};
+use crate::cli::git::sections::Section;
+use crate::cli::git::{chain, sections, settings};
+use crate::config::Config;
+use crate::status::Status;
+
+/// The least version that takes the end of a token's life from a helper.
+const EXPIRY_SINCE: (u32, u32) = (2, 40);
+
+/// The least version that asks again when a token turns out to be revoked.
+const HEALING_SINCE: (u32, u32) = (2, 46);
+
+/// What is said where there is no git.
+const NO_GIT: &str = "there is no git in PATH";
+
+/// Looks at the two programs that a credential needs: git and the helper.
+pub(super) fn programs() -> Vec<Check> {
+    let version = settings::git_itself(&["version"]).output().ok().filter(|output| output.status.success());
+    match version {
+        None => vec![Check::fail("git", NO_GIT, "install git")],
+        Some(version) => vec![version_check(String::from_utf8_lossy(&version.stdout).trim()), helper_program()],
+    }
+}
+
+/// The hosts of the list, as git's configuration is to name them.
+struct Hosts {
+    sections: Vec<Section>,
+    /// The places that are ours alone.
+    places: Vec<Query>,
+}
+
+impl Hosts {
+    fn new(status: &Status) -> Self {
+        let sections = sections::wanted(&status.integrations);
+        let places = sections.iter().filter(|section| section.only).filter_map(chain::place).collect();
+        Self { sections, places }
+    }
+
+    /// Whether a host and its port are ours.
+    fn has(&self, host_port: &str) -> bool {
+        self.places.iter().any(|place| place.host_port() == host_port)
+    }
+
+    /// Whether a host is one of ours, whatever its port.
+    fn has_name(&self, name: &str) -> bool {
+        self.places.iter().any(|place| place.host_name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// Looks at git as the calling user has it.
+pub(super) fn examine(socket: &Path, status: &Status, config: Option<&Config>) -> Vec<Check> {
+    let mut checks = programs();
+    if checks.iter().any(|check| check.detail == NO_GIT) {
+        return checks;
+    }
+    let Some(entries) = settings::read(Path::new(".")).or_else(|| settings::read(Path::new("/"))) else {
+        checks.push(Check::fail(
+            "git",
+            "git does not understand its own configuration",
+            "git config --list --show-origin says where it stops",
+        ));
+        return checks;
+    };
+    let hosts = Hosts::new(status);
+    checks.extend(helpers::examine(socket, status, &hosts, &entries));
+    checks.extend(helpers::user_names(socket, status, config, &entries));
+    checks.extend(leftovers::headers(&hosts, &entries));
+    checks.extend(remotes::examine(&hosts, &entries));
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    checks.extend(home.map(|home| files::examine(&hosts, &home)).unwrap_or_default());
+    checks
+}
+
+fn version_check(text: &str) -> Check {
+    let numbers = text.trim_start_matches("git version ");
+    let mut parts = numbers.split('.').map_while(|part| part.parse::<u32>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) if (major, minor) < EXPIRY_SINCE => Check::warn(
+            "git",
+            format!("git {numbers} does not know when a token ends"),
+            "git 2.40 or later asks again in time; older ones may need to run a command twice",
+        ),
+        (Some(major), Some(minor)) if (major, minor) < HEALING_SINCE => {
+            Check::ok("git", format!("git {numbers}; from 2.46 on it can ask again within a command when a host has revoked a token"))
+        }
+        _ => Check::ok("git", format!("git {numbers}")),
+    }
+}
+
+/// Whether git would find the helper, and whether it is this version's.
+fn helper_program() -> Check {
+    let Some(found) = find_helper() else {
+        return Check::fail("helper", format!("{HELPER} is not in PATH, so git cannot start it"), "install it beside scm-agent");
+    };
+    let version = Command::new(&found).arg("--version").stdin(Stdio::null()).output();
+    let version =
+        version.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let expected = concat!("git-credential-scm-agent ", env!("CARGO_PKG_VERSION"));
+    match version {
+        Some(version) if version == expected => Check::ok("helper", found.display().to_string()),
+        Some(_) => Check::warn("helper", format!("{} is of another version", found.display()), "install both programs from one build"),
+        None => Check::fail("helper", format!("{} does not run", found.display()), "install it anew beside scm-agent"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::State;
+
+    #[test]
+    fn an_old_git_is_warned_about() {
+        assert_eq!(version_check("git version 2.39.5").state, State::Warn);
+        assert_eq!(version_check("git version 2.40.0").state, State::Ok);
+        assert_eq!(version_check("git version 2.47.3 (Apple Git-1)").state, State::Ok);
+        assert_eq!(version_check("git version 3.0").state, State::Ok);
+        let healing = |text| version_check(text).detail.contains("revoked");
+        assert!(healing("git version 2.45.9") && !healing("git version 2.46.0"));
+    }
+}
