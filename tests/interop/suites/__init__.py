@@ -18,11 +18,12 @@ from suites.outages import Outages
 from suites.parts import Parts
 from suites.proxy import Proxy
 from suites.restart import Restart
+from suites.setup import Setup
 from suites.trust import Trust, TrustMembers
 from suites.users import Users
 from suites.watch import Watch
 
 # Leaks looks at what the suites before it left behind, so it is the last.
-ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Many, Crowd, Outages, Proxy, Watch,
-       Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
+ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
+       Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
        GitCredentialOAuthElsewhere, Leaks]
