@@ -3,6 +3,7 @@
 //! git asks one helper after the other until one answers, and then tells all of them what served: a helper that keeps what it is
 //! told keeps our tokens, wherever it stands.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::matching::Query;
@@ -31,20 +32,20 @@ pub(crate) struct Other<'a> {
     pub(crate) first: bool,
     pub(crate) keeping: Keeping,
     /// The hosts, each with the path that it is about.
-    pub(crate) places: Vec<String>,
+    pub(crate) places: BTreeSet<String>,
 }
 
 /// What git would do about our hosts.
 #[derive(Debug, Default)]
 pub(crate) struct Chains<'a> {
     /// Where ours is not asked.
-    pub(crate) missing: Vec<String>,
+    pub(crate) missing: BTreeSet<String>,
     /// Where git does not tell the path and should.
-    pub(crate) without_path: Vec<String>,
+    pub(crate) without_path: BTreeSet<String>,
     /// Whom else it asks.
     pub(crate) others: Vec<Other<'a>>,
-    /// Our own entries that are asked.
-    pub(crate) ours: Vec<&'a Entry>,
+    /// Our own entries that are asked, by what they say.
+    pub(crate) ours: BTreeMap<&'a str, &'a Entry>,
 }
 
 /// Looks at every place that is ours alone.
@@ -56,18 +57,18 @@ pub(crate) fn examine<'a>(sections: &[Section], entries: &'a [Entry]) -> Chains<
         let helpers = settings.helpers(&place);
         if helpers.iter().any(|entry| is_ours(entry)) {
             if section.use_http_path && !settings.uses_path(&place) {
-                push_new(&mut chains.without_path, place.shown());
+                chains.without_path.insert(place.shown());
             }
         } else {
-            push_new(&mut chains.missing, place.shown());
+            chains.missing.insert(place.shown());
         }
         chains.add(&place, helpers);
         for below in settings.places_below(&place) {
-            let helpers = settings.helpers(&below);
+            let helpers = settings.helpers(below);
             if !helpers.iter().any(|entry| is_ours(entry)) {
-                push_new(&mut chains.missing, below.shown());
+                chains.missing.insert(below.shown());
             }
-            chains.add(&below, helpers);
+            chains.add(below, helpers);
         }
     }
     chains
@@ -83,19 +84,20 @@ impl<'a> Chains<'a> {
         let first_of_ours = helpers.iter().position(|entry| is_ours(entry));
         for (position, entry) in helpers.into_iter().enumerate() {
             if is_ours(entry) {
-                if !self.ours.contains(&entry) {
-                    self.ours.push(entry);
-                }
+                // One of each is enough to say where it looks.
+                self.ours.entry(entry.value.as_deref().unwrap_or_default()).or_insert(entry);
                 continue;
             }
             // Where ours is not asked, there is no token of ours to keep.
             let Some(ours) = first_of_ours else { continue };
             let first = position < ours;
             match self.others.iter_mut().find(|other| std::ptr::eq(other.entry, entry) && other.first == first) {
-                Some(other) => push_new(&mut other.places, place.shown()),
+                Some(other) => {
+                    other.places.insert(place.shown());
+                }
                 None => {
                     let keeping = keeping(entry.value.as_deref().unwrap_or_default());
-                    self.others.push(Other { entry, first, keeping, places: vec![place.shown()] });
+                    self.others.push(Other { entry, first, keeping, places: BTreeSet::from([place.shown()]) });
                 }
             }
         }
@@ -155,7 +157,7 @@ pub(crate) fn shell_word(word: &str) -> String {
 }
 
 /// Some of many names.
-pub(crate) fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &BTreeSet<String>) -> String {
     let shown = names.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(MAX_NAMES) {
         0 => shown,
@@ -222,12 +224,6 @@ fn shown(helper: &str) -> String {
         return "! …".to_owned();
     }
     printable(&format!("{word}{more}"))
-}
-
-fn push_new(names: &mut Vec<String>, name: String) {
-    if !names.contains(&name) {
-        names.push(name);
-    }
 }
 
 const MAX_NAMES: usize = 5;

@@ -91,9 +91,9 @@ impl Query {
         printable(&format!("{}{path}", self.host_port))
     }
 
-    /// The host by which patterns can be found that name it plainly.
-    pub(crate) fn host(&self) -> Option<&str> {
-        self.url.as_ref().map(|url| url.host.as_str())
+    /// The same as a URL; nothing for a host that git cannot write in one.
+    pub(crate) fn url(&self) -> Option<&Url> {
+        self.url.as_ref()
     }
 }
 
@@ -126,6 +126,11 @@ impl Pattern {
 }
 
 impl Url {
+    /// The first segment of the path; empty where there is no path.
+    pub(crate) fn first_segment(&self) -> &[u8] {
+        self.path.get(1..).unwrap_or_default().split(|&byte| byte == b'/').next().unwrap_or_default()
+    }
+
     /// The same as something that git looks settings up for.
     fn place(&self) -> Option<Query> {
         let port = if self.port.is_empty() { String::new() } else { format!(":{}", self.port) };

@@ -238,14 +238,8 @@ fn apply(change: &Change, file: &ConfigFile, parts: Option<&Parts>, new: Option<
 
 /// The hosts of sections, for a person.
 fn hosts(sections: &[Section]) -> String {
-    let mut hosts: Vec<String> = Vec::new();
-    for section in sections.iter().filter(|section| section.only) {
-        let host = section.url.split_once("://").map_or(section.url.as_str(), |(_, rest)| rest).to_owned();
-        if !hosts.contains(&host) {
-            hosts.push(host);
-        }
-    }
-    chain::listed(&hosts)
+    let host = |section: &Section| section.url.split_once("://").map_or(section.url.as_str(), |(_, rest)| rest).to_owned();
+    chain::listed(&sections.iter().filter(|section| section.only).map(host).collect())
 }
 
 /// Says what keeps the sections from doing what they are for. Nothing of it undoes them.

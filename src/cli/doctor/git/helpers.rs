@@ -1,5 +1,6 @@
 //! Whom git asks about our hosts, and whether what it says lets the daemon answer.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Hosts;
@@ -34,7 +35,7 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
             checks.push(Check::warn("git", problem, other.next()));
         }
     }
-    for entry in &chains.ours {
+    for entry in chains.ours.values() {
         let told = socket_of(entry.value.as_deref().unwrap_or_default());
         let asks = match &told {
             Some(told) => Path::new(told),
@@ -64,15 +65,13 @@ fn names_socket() -> bool {
 }
 
 /// Hosts that have a section with our helper and no place in the list.
-fn stale(hosts: &Hosts, entries: &[Entry]) -> Vec<String> {
-    let mut stale: Vec<String> = Vec::new();
+fn stale(hosts: &Hosts, entries: &[Entry]) -> BTreeSet<String> {
+    let mut stale = BTreeSet::new();
     for entry in entries.iter().filter(|entry| is_ours(entry)) {
         let Some((Some(url), "helper")) = entry.below("credential") else { continue };
         let Some(place) = Pattern::new(url).and_then(|pattern| pattern.place()) else { continue };
-        let wanted = hosts.sections.iter().any(|section| section.url == url) || hosts.has_name(place.host_name());
-        let shown = place.shown();
-        if !wanted && !stale.contains(&shown) {
-            stale.push(shown);
+        if !hosts.has_name(place.host_name()) {
+            stale.insert(place.shown());
         }
     }
     stale

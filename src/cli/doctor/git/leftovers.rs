@@ -1,5 +1,7 @@
 //! Headers that somebody once set by hand: git sends them instead of what a helper gives it, or beside it.
 
+use std::collections::BTreeSet;
+
 use super::Hosts;
 use crate::cli::doctor::Check;
 use crate::cli::git::chain::{listed, redacted_key, shell_word};
@@ -9,7 +11,7 @@ use crate::git::frame::printable;
 /// Finds `http.extraHeader` with an `Authorization` header for a host of ours. Its value is never shown.
 pub(super) fn headers(hosts: &Hosts, entries: &[Entry]) -> Vec<Check> {
     let settings = ByUrl::new("http", entries);
-    let mut found: Vec<(&Entry, Vec<String>)> = Vec::new();
+    let mut found: Vec<(&Entry, BTreeSet<String>)> = Vec::new();
     for place in &hosts.places {
         let mut sent: Vec<&Entry> = Vec::new();
         for entry in settings.matching(place, "extraheader").into_iter().chain(settings.matching_below(place, "extraheader")) {
@@ -21,13 +23,14 @@ pub(super) fn headers(hosts: &Hosts, entries: &[Entry]) -> Vec<Check> {
         }
         for entry in sent {
             match found.iter_mut().find(|(known, _)| std::ptr::eq(*known, entry)) {
-                Some((_, places)) if places.contains(&place.shown()) => {}
-                Some((_, places)) => places.push(place.shown()),
-                None => found.push((entry, vec![place.shown()])),
+                Some((_, places)) => {
+                    places.insert(place.shown());
+                }
+                None => found.push((entry, BTreeSet::from([place.shown()]))),
             }
         }
     }
-    let check = |(entry, places): (&Entry, Vec<String>)| {
+    let check = |(entry, places): (&Entry, BTreeSet<String>)| {
         let detail = format!(
             "http.extraHeader sets an Authorization header for {}, which git sends instead of a credential; it is in {}",
             listed(&places),

@@ -8,6 +8,7 @@ mod helpers;
 mod leftovers;
 mod remotes;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -42,23 +43,28 @@ struct Hosts {
     sections: Vec<Section>,
     /// The places that are ours alone.
     places: Vec<Query>,
+    /// Their hosts, without and with the port.
+    names: HashSet<String>,
+    with_ports: HashSet<String>,
 }
 
 impl Hosts {
     fn new(status: &Status) -> Self {
         let sections = sections::wanted(&status.integrations);
-        let places = sections.iter().filter(|section| section.only).filter_map(chain::place).collect();
-        Self { sections, places }
+        let places: Vec<Query> = sections.iter().filter(|section| section.only).filter_map(chain::place).collect();
+        let names = places.iter().map(|place| place.host_name().to_owned()).collect();
+        let with_ports = places.iter().map(|place| place.host_port().to_owned()).collect();
+        Self { sections, places, names, with_ports }
     }
 
     /// Whether a host and its port are ours.
     fn has(&self, host_port: &str) -> bool {
-        self.places.iter().any(|place| place.host_port() == host_port)
+        self.with_ports.contains(host_port)
     }
 
     /// Whether a host is one of ours, whatever its port.
     fn has_name(&self, name: &str) -> bool {
-        self.places.iter().any(|place| place.host_name().eq_ignore_ascii_case(name))
+        self.names.contains(&name.to_ascii_lowercase())
     }
 }
 

@@ -96,17 +96,20 @@ pub(crate) fn git(arguments: &[&str]) -> Command {
     command
 }
 
-/// The entries of the sections `[SECTION]` and `[SECTION "URL"]`, found by URL.
+/// The entries of the sections `[SECTION]` and `[SECTION "URL"]`, found by URL: a list can have thousands of hosts, and thousands of paths
+/// on one.
 pub(crate) struct ByUrl<'a> {
     rules: Vec<Rule<'a>>,
-    /// The positions of rules by the one host that they can match.
-    by_host: HashMap<String, Vec<usize>>,
+    /// The positions of rules for one host, by it and the first segment of their path, which is empty where they have none.
+    by_place: HashMap<String, HashMap<Vec<u8>, Vec<usize>>>,
     /// The positions of all others.
     others: Vec<usize>,
 }
 
 struct Rule<'a> {
     pattern: Option<Pattern>,
+    /// The one place that it is for, where it is for one.
+    place: Option<Query>,
     name: &'a str,
     entry: &'a Entry,
 }
@@ -114,7 +117,7 @@ struct Rule<'a> {
 impl<'a> ByUrl<'a> {
     /// Takes the entries of a section.
     pub(crate) fn new(section: &str, entries: &'a [Entry]) -> Self {
-        let mut settings = Self { rules: Vec::new(), by_host: HashMap::new(), others: Vec::new() };
+        let mut settings = Self { rules: Vec::new(), by_place: HashMap::new(), others: Vec::new() };
         for entry in entries {
             let Some((url, name)) = entry.below(section) else { continue };
             let pattern = match url {
@@ -127,18 +130,24 @@ impl<'a> ByUrl<'a> {
             };
             let position = settings.rules.len();
             match &pattern {
-                Some(Pattern::Url(url)) if !url.host.contains('*') => settings.by_host.entry(url.host.clone()).or_default().push(position),
+                Some(Pattern::Url(url)) if !url.host.contains('*') => {
+                    let host = settings.by_place.entry(url.host.clone()).or_default();
+                    host.entry(url.first_segment().to_vec()).or_default().push(position);
+                }
                 _ => settings.others.push(position),
             }
-            settings.rules.push(Rule { pattern, name, entry });
+            let place = pattern.as_ref().and_then(Pattern::place);
+            settings.rules.push(Rule { pattern, place, name, entry });
         }
         settings
     }
 
     /// The entries of a name that count for a URL, in git's order.
     pub(crate) fn matching(&self, query: &Query, name: &str) -> Vec<&'a Entry> {
-        let named = query.host().and_then(|host| self.by_host.get(host));
-        let mut positions: Vec<usize> = named.into_iter().flatten().chain(&self.others).copied().collect();
+        let host = query.url().and_then(|url| Some((self.by_place.get(&url.host)?, url.first_segment())));
+        let whole = host.and_then(|(host, _)| host.get(&b""[..]));
+        let part = host.filter(|(_, first)| !first.is_empty()).and_then(|(host, first)| host.get(first));
+        let mut positions: Vec<usize> = whole.into_iter().chain(part).flatten().chain(&self.others).copied().collect();
         positions.sort_unstable();
         let rules = positions.into_iter().map(|position| &self.rules[position]);
         rules
@@ -147,11 +156,33 @@ impl<'a> ByUrl<'a> {
             .collect()
     }
 
+    /// The rules of a name for single places below a URL, in git's order.
+    fn below(&self, query: &Query, name: &str) -> Vec<(&Query, &Rule<'a>)> {
+        let Some((url, host)) = query.url().and_then(|url| Some((url, self.by_place.get(&url.host)?))) else { return Vec::new() };
+        let mut positions: Vec<usize> = match url.first_segment() {
+            b"" => host.values().flatten().copied().collect(),
+            first => host.get(first).into_iter().flatten().copied().collect(),
+        };
+        positions.sort_unstable();
+        let rules = positions.into_iter().map(|position| &self.rules[position]).filter(|rule| rule.name == name);
+        rules.filter_map(|rule| Some((rule.place.as_ref().filter(|place| place.is_below(query))?, rule))).collect()
+    }
+
     /// The entries of a name in sections for single places below a URL.
     pub(crate) fn matching_below(&self, query: &Query, name: &str) -> Vec<&'a Entry> {
-        let rules = query.host().and_then(|host| self.by_host.get(host)).into_iter().flatten().map(|&position| &self.rules[position]);
-        let is_below = |rule: &&Rule<'_>| rule.pattern.as_ref().and_then(Pattern::place).is_some_and(|place| place.is_below(query));
-        rules.filter(|rule| rule.name == name).filter(is_below).map(|rule| rule.entry).collect()
+        self.below(query, name).into_iter().map(|(_, rule)| rule.entry).collect()
+    }
+
+    /// The places below a URL for which there are helpers of their own.
+    pub(crate) fn places_below(&self, query: &Query) -> Vec<&Query> {
+        let mut places: Vec<&Query> = Vec::new();
+        for (place, _) in self.below(query, "helper") {
+            // The lines of a section follow each other.
+            if places.last() != Some(&place) {
+                places.push(place);
+            }
+        }
+        places
     }
 
     /// The helpers that git asks about a URL, first to last.
@@ -164,19 +195,6 @@ impl<'a> ByUrl<'a> {
             }
         }
         helpers
-    }
-
-    /// The places below a URL for which there are helpers of their own.
-    pub(crate) fn places_below(&self, query: &Query) -> Vec<Query> {
-        let rules = query.host().and_then(|host| self.by_host.get(host)).into_iter().flatten().map(|&position| &self.rules[position]);
-        let mut below: Vec<Query> = Vec::new();
-        for rule in rules.filter(|rule| rule.name == "helper") {
-            let place = rule.pattern.as_ref().and_then(Pattern::place);
-            if let Some(place) = place.filter(|place| place.is_below(query) && !below.contains(place)) {
-                below.push(place);
-            }
-        }
-        below
     }
 
     /// Whether git tells helpers the path of a URL.
