@@ -1,4 +1,4 @@
-//! Where users' grants rest between two uses: refresh tokens, and the access tokens that came with them.
+//! Where users' grants rest between two uses: refresh tokens, the access tokens that came with them, and personal access tokens.
 //!
 //! A [`GrantStore`] says what any of them does. [`MemoryStore`] forgets with the process. [`FileStore`] keeps sealed records in the
 //! state directory; another kind only has to pass the same tests (`tests/it/store/contract.rs`). A store knows neither issuers nor
@@ -28,14 +28,25 @@ pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 /// The most bytes that all grants together may have.
 pub const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
+/// How a grant came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// Its user gave git a personal access token: the grant's access token, and all that there is of it.
+    Pat,
+    /// Its user signed in.
+    SignIn,
+}
+
 /// Which grant: a user's, for an account at an integration's host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GrantKey {
-    /// The user of this machine that signed in, and nobody else's.
+    /// How it came to be. An account may have one of each.
+    pub origin: Origin,
+    /// The user of this machine whose it is, and nobody else's.
     pub uid: u32,
     /// The integration that the grant came through.
     pub integration_id: String,
-    /// The account at the host, as the user named it. Empty for the only one.
+    /// The account at the host, as the user named it. Empty for the only one. Of a personal access token, the user name beside it.
     pub account: String,
 }
 

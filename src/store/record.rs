@@ -4,11 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::{GrantKey, GrantRecord, GrantState, MAX_RECORD_BYTES, StoreError};
+use super::{GrantKey, GrantRecord, GrantState, MAX_RECORD_BYTES, Origin, StoreError};
 use crate::secret::{AccessToken, RefreshToken};
 
 /// What all fields take that are no texts, rounded up.
 const FIXED_BYTES: usize = 256;
+
+/// Added to the number of the state of a personal access token. Stores of before have sign-ins only, without it.
+const PAT: u8 = 0x10;
 
 /// The bytes of a grant, in one buffer that is allocated once.
 ///
@@ -16,7 +19,7 @@ const FIXED_BYTES: usize = 256;
 /// [`StoreError`] for a grant that is larger than [`MAX_RECORD_BYTES`] or has a time that no number says.
 pub(super) fn encode(record: &GrantRecord) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let GrantRecord {
-        key: GrantKey { uid, integration_id, account },
+        key: GrantKey { origin, uid, integration_id, account },
         host,
         binding,
         access_token,
@@ -54,15 +57,19 @@ pub(super) fn encode(record: &GrantRecord) -> Result<Zeroizing<Vec<u8>>, StoreEr
     for scope in scopes {
         writer.text(scope);
     }
+    let origin = match origin {
+        Origin::Pat => PAT,
+        Origin::SignIn => 0,
+    };
     match state {
-        GrantState::Active => writer.0.push(0),
+        GrantState::Active => writer.0.push(origin),
         GrantState::NeedsLogin { since, reason } => {
-            writer.0.push(1);
+            writer.0.push(origin | 1);
             writer.time(*since);
             writer.text(reason);
         }
         GrantState::Refreshing { since } => {
-            writer.0.push(2);
+            writer.0.push(origin | 2);
             writer.time(*since);
         }
     }
@@ -72,8 +79,8 @@ pub(super) fn encode(record: &GrantRecord) -> Result<Zeroizing<Vec<u8>>, StoreEr
 /// The grant of these bytes, if they are one and nothing else.
 pub(super) fn decode(bytes: &[u8]) -> Option<GrantRecord> {
     let mut reader = Reader(bytes);
-    let record = GrantRecord {
-        key: GrantKey { uid: reader.number()?, integration_id: reader.text()?, account: reader.text()? },
+    let mut record = GrantRecord {
+        key: GrantKey { origin: Origin::SignIn, uid: reader.number()?, integration_id: reader.text()?, account: reader.text()? },
         host: reader.text()?,
         binding: *reader.array()?,
         access_token: AccessToken::parse(Zeroizing::new(reader.bytes()?.to_vec())).ok()?,
@@ -89,12 +96,17 @@ pub(super) fn decode(bytes: &[u8]) -> Option<GrantRecord> {
             // Not allocated beforehand: the number is only believed as far as there are texts.
             (0..count).map(|_| reader.text()).collect::<Option<_>>()?
         },
-        state: match reader.byte()? {
-            0 => GrantState::Active,
-            1 => GrantState::NeedsLogin { since: reader.time()?, reason: reader.text()? },
-            2 => GrantState::Refreshing { since: reader.time()? },
-            _ => return None,
-        },
+        state: GrantState::Active,
+    };
+    let byte = reader.byte()?;
+    if byte & PAT != 0 {
+        record.key.origin = Origin::Pat;
+    }
+    record.state = match byte & !PAT {
+        0 => GrantState::Active,
+        1 => GrantState::NeedsLogin { since: reader.time()?, reason: reader.text()? },
+        2 => GrantState::Refreshing { since: reader.time()? },
+        _ => return None,
     };
     reader.0.is_empty().then_some(record)
 }
@@ -195,7 +207,7 @@ mod tests {
 
     fn record(state: GrantState) -> GrantRecord {
         GrantRecord {
-            key: GrantKey { uid: 1000, integration_id: "integration".into(), account: "ä account".into() },
+            key: GrantKey { origin: Origin::SignIn, uid: 1000, integration_id: "integration".into(), account: "ä account".into() },
             host: "git.example.com".into(),
             binding: [7; 32],
             access_token: AccessToken::parse(Zeroizing::new(b"access".to_vec())).unwrap(),
@@ -217,7 +229,9 @@ mod tests {
     fn what_is_read_is_what_was_written_to_the_nanosecond() {
         for state in states() {
             let mut original = record(state);
-            for with_refresh in [true, false] {
+            for (origin, with_refresh) in [(Origin::SignIn, true), (Origin::SignIn, false), (Origin::Pat, true), (Origin::Pat, false)] {
+                original.key.origin = origin;
+                original.refresh_token = Some(RefreshToken::parse(Zeroizing::new(b"refresh me".to_vec())).unwrap());
                 if !with_refresh {
                     original.refresh_token = None;
                 }

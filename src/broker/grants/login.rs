@@ -20,7 +20,7 @@ use super::sessions::{Activity, Found, Session, Step, Way};
 use super::{GrantError, Grants, binding, lock};
 use crate::login::{Begun, Login, Mode, Progress, Refused, State, is_account};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
-use crate::store::GrantKey;
+use crate::store::{GrantKey, Origin};
 
 /// How long a user has in the browser.
 const CODE_LIFETIME: Duration = Duration::from_secs(10 * 60);
@@ -264,7 +264,7 @@ impl Grants {
         // Hosts do not tell names apart by their case, so neither does the list of accounts.
         let known_as = known.iter().find(|key| key.account.eq_ignore_ascii_case(&account)).map(|key| key.account.clone());
         let account = known_as.unwrap_or(account);
-        let key = GrantKey { uid, integration_id: integration.id.clone(), account: account.clone() };
+        let key = GrantKey { origin: Origin::SignIn, uid, integration_id: integration.id.clone(), account: account.clone() };
         let token = self.fingerprints.of(&granted.access_token);
         let record = record_of(key.clone(), &integration, granted, (None, scopes));
         if is_cancelled.load(Ordering::SeqCst) {

@@ -243,7 +243,7 @@ mod tests {
         let ago = Duration::from_secs(obtained_ago.unsigned_abs());
         let obtained_at = if obtained_ago < 0 { now + ago } else { now - ago };
         let record = GrantRecord {
-            key: GrantKey { uid: 1, integration_id: "i".into(), account: String::new() },
+            key: GrantKey { origin: crate::store::Origin::SignIn, uid: 1, integration_id: "i".into(), account: String::new() },
             host: "h".into(),
             binding: [0; 32],
             access_token: AccessToken::parse(Zeroizing::new(b"a".to_vec())).unwrap(),

@@ -9,7 +9,7 @@ use crate::integration::{EncryptedClientSecret, OAuthApp, ScmId};
 use crate::key::{Config, KeyRing};
 use crate::oauth::Plan;
 use crate::secret::{AccessToken, RefreshToken};
-use crate::store::{GrantRecord, MemoryStore};
+use crate::store::{GrantRecord, MemoryStore, Origin};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -58,7 +58,7 @@ impl Scene {
     fn new() -> Self {
         let integration = Arc::new(integration());
         let Plan::User(plan) = oauth::plan("gitlab", &integration.host, None, false, true, &[]) else { panic!("users sign in at GitLab") };
-        let key = GrantKey { uid: 1, integration_id: "id".to_owned(), account: String::new() };
+        let key = GrantKey { origin: Origin::SignIn, uid: 1, integration_id: "id".to_owned(), account: String::new() };
         let store = MemoryStore::new();
         store.save(&record(&key, &integration)).unwrap();
         let clock = Arc::new(SetClock(Mutex::new(start())));
@@ -166,7 +166,7 @@ async fn once_the_keys_changed_a_grant_is_renewed_without_waiting() {
 
 #[test]
 fn a_grant_that_nobody_uses_is_renewed_before_its_refresh_token_dies() {
-    let key = GrantKey { uid: 1, integration_id: "id".to_owned(), account: String::new() };
+    let key = GrantKey { origin: Origin::SignIn, uid: 1, integration_id: "id".to_owned(), account: String::new() };
     let scene = record(&key, &integration());
     let due = |refresh_life: Option<Duration>, age: Duration| {
         let summary = GrantSummary { refresh_expires_at: refresh_life.map(|life| start() + life), ..scene.summary() };

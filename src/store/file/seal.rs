@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::StateKey;
 use crate::state::StateKeys;
-use crate::store::GrantKey;
+use crate::store::{GrantKey, Origin};
 
 const VERSION: u8 = 1;
 const GENERATION_BYTES: usize = size_of::<u64>();
@@ -72,9 +72,12 @@ impl DataKey {
 
     /// The id of a grant's row.
     pub(super) fn row_id(&self, key: &GrantKey) -> RowId {
-        let GrantKey { uid, integration_id, account } = key;
+        let GrantKey { origin, uid, integration_id, account } = key;
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret()));
-        context.update(b"scm-agent-store row id");
+        context.update(match origin {
+            Origin::Pat => b"scm-agent-store pat row id",
+            Origin::SignIn => b"scm-agent-store row id",
+        });
         context.update(&uid.to_le_bytes());
         // With its length, so that no part of one text can pass for a part of the other.
         context.update(&(integration_id.len() as u64).to_le_bytes());
@@ -159,10 +162,11 @@ mod tests {
 
     #[test]
     fn no_two_grants_share_a_row() {
-        let grant = |uid, integration: &str, account: &str| {
-            key(1).row_id(&GrantKey { uid, integration_id: integration.into(), account: account.into() })
+        let row = |origin, uid, integration: &str, account: &str| {
+            key(1).row_id(&GrantKey { origin, uid, integration_id: integration.into(), account: account.into() })
         };
-        let ids = [grant(1, "ab", "c"), grant(1, "a", "bc"), grant(2, "ab", "c"), grant(1, "abc", ""), grant(1, "", "abc")];
+        let grant = |uid, integration: &str, account: &str| row(Origin::SignIn, uid, integration, account);
+        let ids = [grant(1, "ab", "c"), grant(1, "a", "bc"), grant(2, "ab", "c"), grant(1, "abc", ""), grant(1, "", "abc"), row(Origin::Pat, 1, "ab", "c")];
         for (index, id) in ids.iter().enumerate() {
             assert!(!ids[..index].contains(id), "{index}");
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use scm_agent::secret::AccessToken;
-use scm_agent::store::{GrantKey, GrantRecord, GrantState, GrantStore, MAX_GRANTS, MemoryStore, StoreErrorKind};
+use scm_agent::store::{GrantKey, GrantRecord, GrantState, GrantStore, MAX_GRANTS, MemoryStore, Origin, StoreErrorKind};
 
 use super::{Place, assert_same, key, record};
 use crate::state::keys;
@@ -54,6 +54,7 @@ fn what_is_saved_is_loaded_whole_and_replaced_whole() {
 fn grants_differ_by_user_integration_and_account() {
     each(|store| {
         let others = [
+            GrantKey { origin: Origin::Pat, ..key(1) },
             GrantKey { uid: 2, ..key(1) },
             GrantKey { integration_id: "another".into(), ..key(1) },
             GrantKey { account: String::new(), ..key(1) },
@@ -73,11 +74,11 @@ fn grants_differ_by_user_integration_and_account() {
         let listed: Vec<GrantKey> = store.list().unwrap().into_iter().map(|summary| summary.key).collect();
         let mut sorted = listed.clone();
         sorted.sort();
-        assert_eq!((listed.len(), &listed), (5, &sorted));
+        assert_eq!((listed.len(), &listed), (6, &sorted));
         assert!(store.remove(&others[0]).unwrap() && !store.remove(&others[0]).unwrap());
         assert!(store.load(&others[0]).unwrap().is_none());
         assert_same(store.load(&key(1)).unwrap().as_ref(), &record(1, "mine"));
-        assert_eq!(store.list().unwrap().len(), 4);
+        assert_eq!(store.list().unwrap().len(), 5);
     });
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use scm_agent::secret::{AccessToken, RefreshToken};
 use scm_agent::state::StateDir;
-use scm_agent::store::{FileStore, GrantKey, GrantRecord, GrantState, GrantStore, StoreError};
+use scm_agent::store::{FileStore, GrantKey, GrantRecord, GrantState, GrantStore, Origin, StoreError};
 use tempfile::TempDir;
 
 use crate::state::keys;
@@ -61,7 +61,7 @@ pub fn open(state: &Path) -> Result<FileStore, StoreError> {
 }
 
 pub fn key(uid: u32) -> GrantKey {
-    GrantKey { uid, integration_id: "8d1f9b1e".into(), account: "zoë@mail.example.org".into() }
+    GrantKey { origin: Origin::SignIn, uid, integration_id: "8d1f9b1e".into(), account: "zoë@mail.example.org".into() }
 }
 
 /// A grant with these tokens.
