@@ -36,6 +36,10 @@ pub struct CredentialRequest {
     pub password_expiry_utc: Option<u64>,
     /// `capability[]`, in order: what git can handle of the answer.
     pub capabilities: Vec<Vec<u8>>,
+    /// Whether `ephemeral` says that nobody is to keep the credential.
+    pub is_ephemeral: bool,
+    /// Whether an `oauth_refresh_token` came with the password, which makes that an access token of some helper's. The token is not kept.
+    pub has_refresh_token: bool,
     /// `wwwauth[]`, in order: the challenges of the server's 401. A hint only: the server that asks for the secret wrote it.
     pub wwwauth: Vec<Vec<u8>>,
     /// `state[]`, in order: what helpers told git to bring back. Not to be trusted: any caller can send one.
@@ -166,8 +170,22 @@ impl CredentialRequest {
     /// # Errors
     /// [`AnswerError`] when a value holds LF, CR or NUL; nothing useful is in `out` then.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
-        let Self { protocol, host, path, username, password, authtype, credential, password_expiry_utc, capabilities, wwwauth, state } =
-            self;
+        let Self {
+            protocol,
+            host,
+            path,
+            username,
+            password,
+            authtype,
+            credential,
+            password_expiry_utc,
+            capabilities,
+            is_ephemeral,
+            // There is nothing to write: the token was not kept.
+            has_refresh_token: _,
+            wwwauth,
+            state,
+        } = self;
         for (key, values) in [("capability[]", capabilities), ("wwwauth[]", wwwauth), ("state[]", state)] {
             for value in values {
                 write_line(out, key, value)?;
@@ -178,6 +196,9 @@ impl CredentialRequest {
         }
         if let Some(credential) = credential {
             write_line(out, "credential", credential.expose_secret())?;
+        }
+        if *is_ephemeral {
+            write_line(out, "ephemeral", b"1")?;
         }
         write_line(out, "protocol", protocol.as_bytes())?;
         write_line(out, "host", host.as_bytes())?;
@@ -231,6 +252,8 @@ impl fmt::Debug for CredentialRequest {
             credential,
             password_expiry_utc,
             capabilities: _,
+            is_ephemeral,
+            has_refresh_token,
             wwwauth: _,
             state: _,
         } = self;
@@ -244,6 +267,8 @@ impl fmt::Debug for CredentialRequest {
             .field("authtype", authtype)
             .field("credential", credential)
             .field("password_expiry_utc", password_expiry_utc)
+            .field("is_ephemeral", is_ephemeral)
+            .field("has_refresh_token", has_refresh_token)
             .finish_non_exhaustive()
     }
 }
@@ -264,6 +289,15 @@ impl Parser {
             b"capability[]" => &mut self.request.capabilities,
             b"state[]" => &mut self.request.state,
             b"wwwauth[]" => &mut self.request.wwwauth,
+            // Whichever says so first: nobody loses by one that is kept too little.
+            b"ephemeral" => {
+                self.request.is_ephemeral |= !matches!(value.to_ascii_lowercase().as_slice(), b"" | b"0" | b"false" | b"no" | b"off");
+                return Ok(());
+            }
+            b"oauth_refresh_token" => {
+                self.request.has_refresh_token |= !value.is_empty();
+                return Ok(());
+            }
             _ => return self.take_single(key, value),
         };
         if value.is_empty() {

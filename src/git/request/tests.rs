@@ -45,7 +45,24 @@ fn lines_may_end_with_crlf() {
 fn unknown_keys_and_lists_are_ignored_and_may_hold_any_text() {
     let text = b"new=\xff\x01\nnew=2\nnews[]=a\n=x\noauth_refresh_token=r\noauth_refresh_token=r\nephemeral=1\nprotocol=https\nhost=a\n";
     let request = CredentialRequest::parse(text).unwrap();
-    assert_eq!(written(&request), b"protocol=https\nhost=a\n");
+    assert!(request.is_ephemeral && request.has_refresh_token);
+    assert_eq!(written(&request), b"ephemeral=1\nprotocol=https\nhost=a\n");
+}
+
+#[test]
+fn what_is_not_to_be_kept_is_known_and_its_refresh_token_forgotten() {
+    for (lines, expected) in [
+        ("", (false, false)),
+        ("ephemeral=1\n", (true, false)),
+        ("ephemeral=true\nephemeral=0\n", (true, false)),
+        ("ephemeral=0\nephemeral=False\nephemeral=\nephemeral=off\nephemeral=no\n", (false, false)),
+        ("oauth_refresh_token=canary\n", (false, true)),
+        ("oauth_refresh_token=\n", (false, false)),
+    ] {
+        let request = parse(&format!("{lines}protocol=https\nhost=a\n"));
+        assert_eq!((request.is_ephemeral, request.has_refresh_token), expected, "{lines:?}");
+        assert!(!format!("{request:?}").contains("canary"));
+    }
 }
 
 #[test]
@@ -168,11 +185,11 @@ prop_compose! {
         protocol in name(), host in name(), path in proptest::option::of(name()), username in proptest::option::of(name()),
         authtype in proptest::option::of(name()), credential in proptest::option::of(name()),
         password in proptest::option::of(name()), expiry in proptest::option::of(1_u64..), capabilities in proptest::collection::vec(value(), 0..3),
-        wwwauth in proptest::collection::vec(value(), 0..3), state in proptest::collection::vec(value(), 0..3),
+        is_ephemeral in any::<bool>(), wwwauth in proptest::collection::vec(value(), 0..3), state in proptest::collection::vec(value(), 0..3),
     ) -> CredentialRequest {
         CredentialRequest {
             protocol, host, path, username, authtype, credential: credential.map(|word| Password::from(word.as_bytes())), password: password.map(|word| Password::from(word.as_bytes())),
-            password_expiry_utc: expiry, capabilities, wwwauth, state,
+            password_expiry_utc: expiry, capabilities, is_ephemeral, has_refresh_token: false, wwwauth, state,
         }
     }
 }
@@ -189,6 +206,7 @@ proptest! {
         prop_assert_eq!(read.authtype, request.authtype);
         prop_assert_eq!((read.password_expiry_utc, read.capabilities), (request.password_expiry_utc, request.capabilities));
         prop_assert_eq!((read.wwwauth, read.state), (request.wwwauth, request.state));
+        prop_assert_eq!((read.is_ephemeral, read.has_refresh_token), (request.is_ephemeral, false));
     }
 
     #[test]
