@@ -145,9 +145,10 @@ pub struct Access {
 /// Whose token it would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// `service` for the app's own, `own` for the caller's sign-in.
+    /// `service` for the app's own, `own` for the caller's sign-in, `pat` for a personal access token of the caller's and
+    /// `operators_pat` for one of the operator's.
     pub kind: String,
-    /// The account of a sign-in, where the host told one.
+    /// The account of a sign-in, where the host told one; the user name of a personal access token of the caller's.
     pub account: Option<String>,
     /// `bearer` or `basic`.
     pub presented: String,

@@ -190,6 +190,9 @@ pub struct Removed {
     pub host: String,
     /// Whose it was.
     pub account: String,
+    /// `user` for a sign-in, `pat` for a personal access token.
+    #[serde(default)]
+    pub grant: String,
     /// Whether the host has withdrawn it too. Where not, it may live there until it expires.
     #[serde(default)]
     pub revoked: bool,
@@ -212,6 +215,9 @@ pub struct Account {
     pub integration_id: String,
     /// Whose it is.
     pub account: String,
+    /// `user` for a sign-in, `pat` for a personal access token that git was given.
+    #[serde(default)]
+    pub grant: String,
     /// Whether it serves git.
     pub state: TokenState,
     /// When the access token expires, in Unix seconds; `null` where there is none or the host named no lifetime.
@@ -294,7 +300,7 @@ mod tests {
         let progress: Progress = from_value(json!({ "state": "done", "more": 1 })).unwrap();
         assert_eq!((progress.state, progress.account, progress.retry_in_seconds), (State::Done, None, None));
         let gone: LoggedOut = from_value(json!({ "removed": [{ "host": "h", "account": "a" }] })).unwrap();
-        assert_eq!(gone.removed, [Removed { host: "h".to_owned(), account: "a".to_owned(), revoked: false }]);
+        assert_eq!(gone.removed, [Removed { host: "h".to_owned(), account: "a".to_owned(), grant: String::new(), revoked: false }]);
         let accounts: Accounts =
             from_value(json!({ "accounts": [{ "host": "h", "integration_id": "i", "account": "a", "state": "needs_login" }] })).unwrap();
         assert_eq!(accounts.accounts[0].state, TokenState::NeedsLogin);

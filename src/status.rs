@@ -137,8 +137,11 @@ pub enum Secret {
 /// A token held in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// Whose it is: `service`, or a user.
+    /// Whose it is: `service`, `operator`, or a user.
     pub subject: String,
+    /// How it was had: `service`, `user` or `pat`.
+    #[serde(default)]
+    pub grant: String,
     /// Unix seconds; `null` where the host named no lifetime.
     pub expires_at: Option<u64>,
     /// Whether it can be served.

@@ -163,6 +163,15 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     match agent.broker.answer(operation, &request, caller(client, agent)).await {
         Outcome::Silence => end(Vec::new()),
         Outcome::Refusal { message: text, quit } => message(&text, quit),
+        Outcome::Pat { username, token } => {
+            let token = token.expose_secret().as_bytes();
+            let answer = CredentialAnswer { username: Some(&username), password: Some(token), ..CredentialAnswer::default() };
+            let mut text = Vec::with_capacity(username.len() + token.len() + 128);
+            match answer.write(&mut text) {
+                Ok(()) => end(text),
+                Err(error) => message(&error.to_string(), true),
+            }
+        }
         Outcome::Credential { presentation, token, password_expiry_utc } => {
             let token = token.access_token.expose_secret().as_bytes();
             let nothing = CredentialAnswer { password_expiry_utc, ..CredentialAnswer::default() };

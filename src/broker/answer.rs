@@ -24,15 +24,21 @@ impl Broker {
     /// Answers one request.
     pub async fn answer(&self, operation: Operation, request: &CredentialRequest, caller: Caller) -> Outcome {
         match operation {
-            Operation::Erase => self.erase(request, &caller).await,
+            Operation::Erase => {
+                self.forget_pats(request, &caller).await;
+                self.erase(request, &caller).await
+            }
             Operation::Get => self.get(request, &caller).await,
-            // A service token is the daemon's own; that it worked changes nothing.
-            Operation::Store => Outcome::Silence,
+            // That a token of the daemon's own worked changes nothing; one that the user brought is kept.
+            Operation::Store => {
+                self.keep_pat(request, &caller).await;
+                Outcome::Silence
+            }
         }
     }
 
     /// Answers `get`: the whole flow.
-    async fn get(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
+    pub(super) async fn get(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
         // 1, 2: the list is here already; which of its integrations is asked for?
         let Ok(location) = self.location(request, request.username.as_deref()) else { return Outcome::Silence };
         let Some(registry) = self.first_registry().await else {
@@ -42,6 +48,7 @@ impl Broker {
         match self.decide(request, caller, &location, &registry) {
             Decision::Nobody(nobody) => asked.nobody(&nobody),
             Decision::Own(own) => self.get_own(asked, &own).await,
+            Decision::Pat(pat) => self.get_pat(asked, &pat).await,
             Decision::Service { integration, plan } => self.get_service(asked, &integration, &plan).await,
         }
     }
@@ -68,8 +75,14 @@ impl Broker {
                 if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
                     return match self.own_grant(request, caller, integration, user.clone()) {
                         Ok(own) => self.get_own(asked, &own).await,
-                        Err(nobody) => asked.nobody(&nobody),
+                        Err(nobody) => match self.pat_or_nobody(request, caller, nobody) {
+                            Ok(pat) => self.get_pat(asked, &pat).await,
+                            Err(nobody) => asked.nobody(&nobody),
+                        },
                     };
+                }
+                if let Some(outcome) = self.pat_instead(asked, integration).await {
+                    return outcome;
                 }
                 let message = service_failure(location, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
@@ -92,6 +105,9 @@ impl Broker {
                 self.credential(caller, location, integration, "user", presentation, token)
             }
             Err(error) => {
+                if let Some(outcome) = self.pat_instead(asked, integration).await {
+                    return outcome;
+                }
                 let (message, _) = own_failure(location, key, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
@@ -109,6 +125,7 @@ impl Broker {
         token: Arc<CachedToken>,
     ) -> Outcome {
         let fingerprint = self.fingerprints.of(&token.access_token);
+        self.handed_out.note(&token.access_token);
         info!(
             target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
             "answered"
@@ -164,15 +181,15 @@ impl Broker {
 
 /// A `get`, whom it is from and what place it is for.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    request: &'a CredentialRequest,
-    caller: &'a Caller,
-    location: &'a Location,
+pub(super) struct Asked<'a> {
+    pub(super) request: &'a CredentialRequest,
+    pub(super) caller: &'a Caller,
+    pub(super) location: &'a Location,
 }
 
 impl Asked<'_> {
     /// The answer where nobody answers, and its line in the log.
-    fn nobody(self, nobody: &Nobody) -> Outcome {
+    pub(super) fn nobody(self, nobody: &Nobody) -> Outcome {
         let Self { caller, location, .. } = self;
         let integration = nobody.integration.as_deref();
         if let (Reason::Denied { rule, .. }, Some(integration)) = (&nobody.reason, integration) {
@@ -180,7 +197,8 @@ impl Asked<'_> {
             return nobody.message(location).map_or(Outcome::Silence, |message| Outcome::Refusal { message, quit: true });
         }
         match nobody.message(location) {
-            Some(message) => turned_away(caller, location, integration, message, true),
+            // With several tokens there could still be another one, which git asks for.
+            Some(message) => turned_away(caller, location, integration, message, !matches!(nobody.reason, Reason::SeveralPats(_))),
             None => Outcome::Silence,
         }
     }
@@ -201,7 +219,13 @@ pub(super) fn own_failure(location: &Location, key: &GrantKey, error: &MintError
 }
 
 /// A refusal, and its line in the log.
-fn turned_away(caller: &Caller, location: &Location, integration: Option<&ScmIntegration>, message: String, quit: bool) -> Outcome {
+pub(super) fn turned_away(
+    caller: &Caller,
+    location: &Location,
+    integration: Option<&ScmIntegration>,
+    message: String,
+    quit: bool,
+) -> Outcome {
     let integration = integration.map(|integration| integration.id.as_str());
     warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration, reason = message, "refused");
     Outcome::Refusal { message, quit }

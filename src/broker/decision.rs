@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::grants::Choice;
+use super::pats::Pat;
 use super::{Broker, Caller, Right};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
@@ -18,6 +19,8 @@ pub(super) enum Decision {
     Nobody(Nobody),
     /// The caller's own grant.
     Own(Own),
+    /// A personal access token.
+    Pat(Pat),
     /// The app itself.
     Service {
         /// The integration whose app it is.
@@ -77,6 +80,8 @@ pub(super) enum Reason {
     },
     /// Several accounts of the user's would do.
     SeveralAccounts(Vec<String>),
+    /// Several personal access tokens of the user's would do; their user names.
+    SeveralPats(Vec<String>),
     /// Users bring personal access tokens.
     TakesPats,
     /// git asks for another user than the one that the app is.
@@ -110,8 +115,14 @@ impl Nobody {
                 format!("several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants")
             }
             Reason::SeveralAccounts(accounts) => {
-                let names = accounts.iter().map(|name| if name.is_empty() { "(no name)" } else { name }).collect::<Vec<_>>().join(", ");
+                let names = names(accounts);
                 format!("several accounts are signed in to {host}: {names}; say which: git config credential.{location}.username NAME")
+            }
+            Reason::SeveralPats(accounts) => {
+                let names = names(accounts);
+                format!(
+                    "several personal access tokens are kept for {host}: {names}; say which: git config credential.{location}.username NAME"
+                )
             }
             Reason::NothingSetUp | Reason::NotOurs | Reason::OtherUser | Reason::TakesPats => return None,
             // git asks for a personal access token, where one would do.
@@ -133,7 +144,7 @@ impl Nobody {
 }
 
 impl Broker {
-    /// Says who answers a request, by the list that is in force.
+    /// Says who answers a request, by the list that is in force: the app, or the caller who signed in, before personal access tokens.
     pub(super) fn decide(
         &self,
         request: &CredentialRequest,
@@ -141,6 +152,14 @@ impl Broker {
         location: &Location,
         registry: &IntegrationRegistry,
     ) -> Decision {
+        match self.decide_by_app(request, caller, location, registry) {
+            Decision::Nobody(nobody) => self.pat_or_nobody(request, caller, nobody).map_or_else(Decision::Nobody, Decision::Pat),
+            decision => decision,
+        }
+    }
+
+    /// Says who answers through an integration's app, or why nobody does.
+    fn decide_by_app(&self, request: &CredentialRequest, caller: &Caller, location: &Location, registry: &IntegrationRegistry) -> Decision {
         let integration = match registry.for_host(location) {
             Lookup::Match(integration) => integration,
             Lookup::Ambiguous(_) => return Decision::Nobody(Nobody { integration: None, reason: Reason::Ambiguous }),
@@ -212,6 +231,11 @@ impl Caller {
         let verdict = self.rules.verdict(integration);
         (!verdict.rights.has(right)).then_some(Reason::Denied { right, rule: verdict.rule })
     }
+}
+
+/// Names of accounts, for a line.
+fn names(accounts: &[String]) -> String {
+    accounts.iter().map(|name| if name.is_empty() { "(no name)" } else { name }).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the user name in the URL leaves the service identity possible.

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::answer::{own_failure, service_failure};
 use super::decision::{Decision, Nobody, Own, Reason};
+use super::pats::{Pat, PatProspect, PatSource, pat_failure};
 use super::{Broker, Caller, Error, Presentation, Right, Rights, TokenKey, Verdict, unix_seconds};
 use crate::explain::{Access, Answer, AnswerKind, Explanation, Identity, Integration, Matched, Near, Request, Token, TokenState};
 use crate::git::CredentialRequest;
@@ -55,11 +56,13 @@ impl Broker {
         let integration = match &decision {
             Decision::Nobody(nobody) => nobody.integration.clone(),
             Decision::Own(own) => Some(Arc::clone(&own.integration)),
+            Decision::Pat(pat) => Some(Arc::clone(&pat.integration)),
             Decision::Service { integration, .. } => Some(Arc::clone(integration)),
         };
         let explanation = match decision {
             Decision::Nobody(nobody) => Explanation::of(asked.nobody(&nobody)),
             Decision::Own(own) => self.explain_own(asked, &own).await,
+            Decision::Pat(pat) => self.explain_pat(asked, &pat).await,
             Decision::Service { integration, plan } => self.explain_service(asked, &integration, &plan).await,
         };
         let integration = integration.as_ref();
@@ -96,8 +99,14 @@ impl Broker {
         {
             return match self.own_grant(asked.request, asked.caller, integration, user.clone()) {
                 Ok(own) => self.explain_own(asked, &own).await,
-                Err(nobody) => Explanation::of(asked.nobody(&nobody)),
+                Err(nobody) => match self.pat_or_nobody(asked.request, asked.caller, nobody) {
+                    Ok(pat) => self.explain_pat(asked, &pat).await,
+                    Err(nobody) => Explanation::of(asked.nobody(&nobody)),
+                },
             };
+        }
+        if let Some(instead) = self.explain_pat_instead(asked, integration, &prospect).await {
+            return instead;
         }
         let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
         let failure = |error: &MintError<Error>| (service_failure(asked.location, error), "scm-agent status".to_owned());
@@ -113,11 +122,56 @@ impl Broker {
     async fn explain_own(&self, asked: Asked<'_>, own: &Own) -> Explanation {
         let Own { integration, plan, key } = own;
         let prospect = self.grants.prospect(key, integration).await;
+        if let Some(instead) = self.explain_pat_instead(asked, integration, &prospect).await {
+            return instead;
+        }
         let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
         let account = Some(key.account.clone()).filter(|account| !account.is_empty());
         let mut explanation = expect(prospect, integration, |error| own_failure(asked.location, key, error));
         explanation.identity = Some(identity("own", account, presentation));
         explanation
+    }
+
+    /// What a personal access token would come to where the app's or the user's own token is not to be had; `None` where it is, and
+    /// where there is none.
+    async fn explain_pat_instead<E: std::error::Error>(
+        &self,
+        asked: Asked<'_>,
+        integration: &Arc<ScmIntegration>,
+        prospect: &Prospect<E>,
+    ) -> Option<Explanation> {
+        if !matches!(prospect.expected, Expected::Withheld(_)) {
+            return None;
+        }
+        match self.choose_pat(asked.request, asked.caller, integration) {
+            Ok(Some(pat)) => Some(self.explain_pat(asked, &pat).await),
+            Ok(None) => None,
+            Err(nobody) => Some(Explanation::of(asked.nobody(&nobody))),
+        }
+    }
+
+    /// What a personal access token would come to.
+    async fn explain_pat(&self, asked: Asked<'_>, pat: &Pat) -> Explanation {
+        let (kind, account) = match &pat.source {
+            PatSource::Kept(key) => ("pat", Some(key.account.clone()).filter(|account| !account.is_empty())),
+            PatSource::Operators => ("operators_pat", None),
+        };
+        let (answer, state, username) = match self.pat_prospect(asked.caller, pat).await {
+            PatProspect::Given { username, token: _ } => {
+                let reason = "a personal access token is kept".to_owned();
+                (Answer { kind: AnswerKind::Credential, message: None, reason, next: None }, TokenState::Held, Some(username))
+            }
+            PatProspect::Gone => (silence("the personal access token was just forgotten".to_owned()), TokenState::Failing, None),
+            PatProspect::Refused { problem, next } => {
+                let message = Some(pat_failure(asked.location, &problem, next));
+                (Answer { kind: AnswerKind::Message, message, reason: problem, next: Some(next.to_owned()) }, TokenState::Failing, None)
+            }
+        };
+        Explanation {
+            identity: Some(Identity { kind: kind.to_owned(), account, presented: "basic".to_owned(), username }),
+            token: Some(Token { state, expires_at: None, last_error: None, retry_in_seconds: None }),
+            ..Explanation::of(answer)
+        }
     }
 
     fn describe_match(&self, integration: &ScmIntegration, location: &Location) -> Integration {
@@ -211,6 +265,10 @@ impl Asked<'_> {
             ),
             Reason::SeveralAccounts(accounts) => (
                 format!("you are signed in there as several: {}", accounts.join(", ")),
+                Some(format!("git config --global credential.{location}.username NAME")),
+            ),
+            Reason::SeveralPats(names) => (
+                format!("several personal access tokens of yours are kept for it: {}", names.join(", ")),
                 Some(format!("git config --global credential.{location}.username NAME")),
             ),
             Reason::TakesPats => ("personal access tokens are taken there, and git asks for one".to_owned(), None),

@@ -10,8 +10,14 @@ use crate::secret::AccessToken;
 /// How many bytes of the HMAC are shown: enough to tell a host's tokens apart.
 const SHOWN_BYTES: usize = 8;
 
+/// How many bytes tell two tokens apart where it matters.
+const TAG_BYTES: usize = 16;
+
 /// How much of the stack is wiped after a token was hashed. Many times what that uses; far below a microsecond's work.
 const STACK_BYTES: usize = 16 * 1024;
+
+/// The first bytes of a token's HMAC-SHA-256.
+pub(super) type TokenTag = [u8; TAG_BYTES];
 
 /// Makes the fingerprints of one process. Without its key, which is gone with it, nobody can try tokens against the log.
 pub(super) struct TokenFingerprints(Option<hmac::Key>);
@@ -25,18 +31,23 @@ impl TokenFingerprints {
 
     /// The first bytes of the token's HMAC-SHA-256 in hexadecimal; `None` where the system gave no randomness for a key.
     pub(super) fn of(&self, token: &AccessToken) -> Option<String> {
-        let tag = self.tag_on_stack(token);
-        // Clear intermediates
-        zeroize_stack::<STACK_BYTES>();
-        Some(tag?.iter().fold(String::with_capacity(2 * SHOWN_BYTES), |mut text, byte| {
+        Some(self.tag(token)?[..SHOWN_BYTES].iter().fold(String::with_capacity(2 * SHOWN_BYTES), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text
         }))
     }
 
+    /// What stands for the token where it need not be kept; `None` as for [`of`](Self::of).
+    pub(super) fn tag(&self, token: &AccessToken) -> Option<TokenTag> {
+        let tag = self.tag_on_stack(token);
+        // Clear intermediates
+        zeroize_stack::<STACK_BYTES>();
+        tag
+    }
+
     /// Leaves parts of the token on the stack: the last block that is hashed is kept there and moved about.
     #[inline(never)]
-    fn tag_on_stack(&self, token: &AccessToken) -> Option<[u8; SHOWN_BYTES]> {
+    fn tag_on_stack(&self, token: &AccessToken) -> Option<TokenTag> {
         let tag = hmac::sign(self.0.as_ref()?, token.expose_secret().as_bytes());
         tag.as_ref().first_chunk().copied()
     }

@@ -60,14 +60,13 @@ impl Broker {
         }
     }
 
-    /// Renews users' grants in time, for as long as it is polled.
+    /// Renews users' grants in time, and looks whether the operator's tokens can be read, for as long as it is polled.
     pub async fn keep_grants_alive(&self) {
-        self.grants
-            .keep_alive(|id| {
-                let integration = Arc::clone(self.sync.registry().get(id)?);
-                let plan = self.user_plan(&integration)?;
-                Some((integration, plan))
-            })
-            .await;
+        let renewing = self.grants.keep_alive(|id| {
+            let integration = Arc::clone(self.sync.registry().get(id)?);
+            let plan = self.user_plan(&integration)?;
+            Some((integration, plan))
+        });
+        tokio::join!(renewing, self.operators_pats.follow());
     }
 }

@@ -6,8 +6,11 @@ mod explain;
 mod fingerprint;
 mod following;
 mod grants;
+mod handed_out;
 mod kept;
 mod oauth_app;
+mod operators_pats;
+mod pats;
 mod presentation;
 mod report;
 mod revocation;
@@ -29,12 +32,16 @@ use crate::integration::source::RegisteredKeySource;
 use crate::integration::sync::{Answer, Asker, SyncHandle, TrustError};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, Plan, ProviderOverride, TokenCache, TokenClient, UserPlan};
+use crate::secret::AccessToken;
 use crate::status;
 use crate::store::GrantStore;
 
 use fingerprint::TokenFingerprints;
 use grants::Grants;
+use handed_out::HandedOut;
 pub use kept::{KeptList, Opened};
+pub use operators_pats::OperatorsPat;
+use operators_pats::OperatorsPats;
 pub use presentation::Presentation;
 pub use report::Report;
 use report::describe_sync;
@@ -74,6 +81,13 @@ pub enum Outcome {
         token: Arc<CachedToken>,
         /// When git should stop using it, Unix seconds.
         password_expiry_utc: Option<u64>,
+    },
+    /// A personal access token, as a password.
+    Pat {
+        /// The user name that came with it.
+        username: String,
+        /// The token.
+        token: AccessToken,
     },
     /// The host is ours, but there is nothing to give: one line for the user.
     Refusal {
@@ -128,6 +142,8 @@ pub struct Parts {
     pub key_files: KeyFiles,
     /// Stage 3: the keys to begin with.
     pub keys: KeyRing,
+    /// The operator's own personal access tokens, each for one host.
+    pub operators_pats: Vec<OperatorsPat>,
     /// The operator's word on single hosts.
     pub providers: Vec<ProviderOverride>,
     /// Stage 1: who knows the registered public key; `None` where nobody does.
@@ -154,6 +170,8 @@ pub struct Broker {
     cache: TokenCache<TokenKey, Error>,
     fingerprints: Arc<TokenFingerprints>,
     grants: Arc<Grants>,
+    handed_out: HandedOut,
+    operators_pats: OperatorsPats,
     store_problem: Option<String>,
     secrets: Arc<SecretLedger>,
     revocations: Arc<Revocations>,
@@ -164,8 +182,20 @@ impl Broker {
     /// Puts the stages together; nothing is asked yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { allow_insecure_loopback, clock, kept, key_files, keys, providers, registered_key, store, store_problem, sync, tokens } =
-            parts;
+        let Parts {
+            allow_insecure_loopback,
+            clock,
+            kept,
+            key_files,
+            keys,
+            operators_pats,
+            providers,
+            registered_key,
+            store,
+            store_problem,
+            sync,
+            tokens,
+        } = parts;
         let (secrets, tokens) = (Arc::new(SecretLedger::new(keys)), Arc::new(tokens));
         let fingerprints = Arc::new(TokenFingerprints::new());
         let grants = Grants::new(grants::Parts {
@@ -183,6 +213,8 @@ impl Broker {
             cache: TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)])),
             clock,
             kept,
+            handed_out: HandedOut::new(Arc::clone(&fingerprints)),
+            operators_pats: OperatorsPats::new(operators_pats, Arc::clone(&fingerprints)),
             fingerprints,
             grants: Arc::new(grants),
             store_problem,

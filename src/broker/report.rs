@@ -53,10 +53,11 @@ impl Broker {
         for integration in registry.integrations() {
             let mut entry = self.describe(integration, &held);
             let own = own.remove(&integration.id).unwrap_or_default();
-            if !own.is_empty() {
+            if own.iter().any(|token| token.grant == "user") {
                 // Where the issuer gives the app no token, its users' count instead.
                 entry.tokens.retain(|token| token.last_error.is_none());
             }
+            entry.tokens.extend(self.operators_pats.describe(integration));
             if let Some(waiting) = quarantine.get(&integration.id) {
                 degraded.push(quarantine_line(waiting));
                 entry.secret = status::Secret::Quarantined;
@@ -72,6 +73,7 @@ impl Broker {
                     degraded.push(format!("integration {} ({}): {error}", entry.id, entry.host));
                 }
             }
+            degraded.extend(self.operators_pats.problem(integration));
             // A user's trouble is the user's to mend, so it is in `tokens` only.
             entry.tokens.extend(own);
             integrations.push(entry);
@@ -132,6 +134,7 @@ impl Broker {
                 .filter(|(held, _)| *held == key)
                 .map(|(_, token)| status::Token {
                     subject: "service".to_owned(),
+                    grant: "service".to_owned(),
                     expires_at: token.expires_at.map(unix_seconds),
                     state: match token.state {
                         TokenState::Failing => status::TokenState::Failing,

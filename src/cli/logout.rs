@@ -61,6 +61,11 @@ fn told(answer: &LoggedOut) -> String {
         } else {
             "the host was not told or did not say: see its settings to withdraw the grant there"
         };
+        if removed.grant == "pat" {
+            let name = if removed.account.is_empty() { "-" } else { &removed.account };
+            text.push_str(&format!("forgot your personal access token for {} as {name}; it is still good at the host\n", removed.host));
+            continue;
+        }
         text.push_str(&format!("signed out of {} as {}; {withdrawn}\n", removed.host, removed.account));
     }
     text

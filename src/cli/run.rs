@@ -102,6 +102,7 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
             kept: Some(kept),
             key_files,
             keys,
+            operators_pats: config.operators_pats(),
             providers: config.provider_overrides(),
             registered_key,
             store,

@@ -84,13 +84,15 @@ fn table(status: &Status, now: SystemTime) -> String {
         let worst = integration.tokens.iter().find(|token| token.state == TokenState::NeedsLogin).or(integration.tokens.first());
         let more = match integration.tokens.len() {
             0 | 1 => String::new(),
-            count => format!(" ({count} sign-ins)"),
+            count if integration.tokens.iter().all(|token| token.grant != "pat") => format!(" ({count} sign-ins)"),
+            count => format!(" ({count} tokens and sign-ins)"),
         };
         let token = match worst {
             None => no_token(integration),
             Some(token) => {
                 let state = match token.state {
                     TokenState::Failing => "failing",
+                    TokenState::NeedsLogin if token.grant == "pat" => "not used",
                     TokenState::NeedsLogin => "needs login",
                     TokenState::Refreshing => "refreshing",
                     TokenState::Valid => "valid",
@@ -223,7 +225,7 @@ mod tests {
     }
 
     fn token(expires_at: u64, state: TokenState) -> Token {
-        Token { subject: "service".to_owned(), expires_at: Some(expires_at), state, last_error: None }
+        Token { subject: "service".to_owned(), grant: "service".to_owned(), expires_at: Some(expires_at), state, last_error: None }
     }
 
     #[test]

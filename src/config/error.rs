@@ -99,6 +99,12 @@ pub enum Cause {
     /// None of the words that the key takes.
     #[error("must be one of {}", .0.join(", "))]
     Choice(Vec<&'static str>),
+    /// What is no name of a systemd credential.
+    #[error("must be the name of a systemd credential: a file name of at most {most} bytes, no path")]
+    CredentialName {
+        /// In bytes.
+        most: usize,
+    },
     /// Two keys of which only one can hold.
     #[error("cannot stand beside {other}, which is set in {origin}; remove one of them")]
     Conflict {

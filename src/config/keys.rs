@@ -50,6 +50,8 @@ pub const KEYS: [(&str, &[&str]); 8] = [
             "redirect_uri",
             "scopes",
             "username",
+            "pat_file",
+            "pat_credential",
             "bearer",
             "token_endpoint_auth",
             "grant",

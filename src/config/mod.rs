@@ -219,6 +219,8 @@ pub struct Provider {
     pub issuer: Option<String>,
     /// The SCM id whose facts are meant, instead of the integration's.
     pub kind: Option<&'static str>,
+    /// Where the operator's personal access token for the host is, if there is one.
+    pub pat: Option<PatOrigin>,
     /// Where browsers come back to after a sign-in: `http` on this machine with a port, spelled as the app registered it.
     pub redirect_uri: Option<Url>,
     /// Scopes to ask for (RFC 6749 section 3.3); an empty list asks for none.
@@ -229,6 +231,20 @@ pub struct Provider {
     pub token_url: Option<Url>,
     /// The username that git sends with a token.
     pub username: Option<String>,
+}
+
+/// Where a personal access token of the operator's is. Never the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PatOrigin {
+    /// In a systemd credential.
+    Credential {
+        /// Its name.
+        name: String,
+        /// Its file; `None` where this process was given no such credential.
+        file: Option<PathBuf>,
+    },
+    /// In this file.
+    File(PathBuf),
 }
 
 /// How access tokens are had from a host.

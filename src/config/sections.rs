@@ -10,8 +10,8 @@ use super::layer::{Entry, Layers, ListedTable};
 use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, redirect_uri, scopes};
 use super::{
-    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, Problem,
-    Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
+    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, PatOrigin,
+    Problem, Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -19,6 +19,8 @@ const DEFAULT_SOCKET: &str = "/run/scm-agent/agent.sock";
 const DEFAULT_STATE_DIR: &str = "/var/lib/scm-agent";
 /// `sun_path` of unix(7), without the byte that ends it.
 const SOCKET_PATH_BYTES: usize = 107;
+/// systemd takes the name of a file for the name of a credential.
+const CREDENTIAL_NAME_BYTES: usize = 255;
 
 /// The SCM ids of which facts are known, and `oidc` for what is left to an issuer's metadata.
 const KINDS: [&str; 8] = ["github", "gitlab", "bitbucket", "azuredevops_entra", "azuredevops_server", "gitea", "forgejo", "oidc"];
@@ -44,7 +46,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     let mut store = reader.section("store", table("store"));
     let store = Store { kind: store.choice_or("kind", &[("file", StoreKind::File), ("memory", StoreKind::Memory)], 0) };
     let access = access::rules(&mut reader, layers.listed.remove(ACCESS).unwrap_or_default());
-    let providers = providers(&mut reader, layers.listed.remove(PROVIDER).unwrap_or_default(), &urls);
+    let providers = providers(&mut reader, layers.listed.remove(PROVIDER).unwrap_or_default(), &urls, environment);
     let log = log(reader.section("log", log_table));
 
     if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
@@ -211,6 +213,27 @@ fn key(mut section: Section<'_>, environment: &Environment) -> Key {
     Key { files: files.unwrap_or_default(), passphrase_file, oaep_hash }
 }
 
+/// The operator's own token for a host. That there is no such credential is no problem here: it is there for the service only.
+fn pat(section: &mut Section<'_>, environment: &Environment) -> Option<PatOrigin> {
+    let Some(credential) = section.take("pat_credential") else {
+        let file = section.path("pat_file");
+        section.note("pat_credential", None, Origin::Default);
+        return file.map(PatOrigin::File);
+    };
+    match section.take("pat_file") {
+        Some(file) => {
+            section.problem("pat_file", &file.origin, Cause::Conflict { other: "pat_credential", origin: credential.origin.clone() })
+        }
+        None => section.note("pat_file", None, Origin::Default),
+    }
+    let name = section.convert("pat_credential", &credential, |entry| {
+        let name = text(entry)?;
+        let is_file_name = !matches!(name.as_str(), "." | "..") && !name.contains('/') && name.len() <= CREDENTIAL_NAME_BYTES;
+        if is_file_name { Ok((name.clone(), quoted(&name))) } else { Err(Cause::CredentialName { most: CREDENTIAL_NAME_BYTES }) }
+    })?;
+    Some(PatOrigin::Credential { file: environment.credential(&name), name })
+}
+
 fn credential(
     section: &mut Section<'_>,
     name: &'static str,
@@ -234,7 +257,7 @@ fn log(mut section: Section<'_>) -> Log {
     }
 }
 
-fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls) -> Vec<Provider> {
+fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls, environment: &Environment) -> Vec<Provider> {
     let mut providers: Vec<(Provider, String)> = Vec::new();
     for (index, table) in tables.into_iter().enumerate() {
         let (host_key, table_origin) = (table.full("host"), table.origin.clone());
@@ -251,6 +274,7 @@ fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls) -> Vec<
             redirect_uri: section.read("redirect_uri", redirect_uri),
             scopes: section.read("scopes", scopes),
             username: section.text("username"),
+            pat: pat(&mut section, environment),
             bearer: section.read("bearer", |entry| flag(entry).map(|flag| (flag, flag.to_string()))),
             token_endpoint_auth: section.choice(
                 "token_endpoint_auth",

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::{AccountList, Config, Grant, Network, OaepHash, Permission, TokenEndpointAuth};
+use super::{AccountList, Config, Grant, Network, OaepHash, PatOrigin, Permission, TokenEndpointAuth};
 use crate::agent::access;
-use crate::broker::Rights;
+use crate::broker::{OperatorsPat, Rights};
 use crate::oauth::{ClientAuthentication, GrantKind, ProviderOverride};
 use crate::{http, key};
 
@@ -77,6 +77,17 @@ impl Config {
             }
         }
         hosts
+    }
+
+    /// For the flow: the operator's own personal access tokens.
+    #[must_use]
+    pub fn operators_pats(&self) -> Vec<OperatorsPat> {
+        let file = |origin: &PatOrigin| match origin {
+            PatOrigin::Credential { file: Some(file), .. } | PatOrigin::File(file) => Ok(file.clone()),
+            PatOrigin::Credential { name, file: None } => Err(format!("the service has no systemd credential {name}")),
+        };
+        let pat = |provider: &super::Provider| Some(OperatorsPat { host: provider.host.clone(), file: file(provider.pat.as_ref()?) });
+        self.providers.iter().filter_map(pat).collect()
     }
 
     /// For stage 4.

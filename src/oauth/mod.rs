@@ -33,7 +33,7 @@ pub use metadata::{Issuer, IssuerError};
 pub use moment::{Deadline, Moment};
 pub use provider::{
     ClientAuthentication, EndpointSource, GrantKind, Plan, ProviderOverride, Redirect, Rotation, ServicePlan, UnknownName,
-    UserEndpointSource, UserIssuer, UserPlan, plan, sign_in_plan,
+    UserEndpointSource, UserIssuer, UserPlan, is_same_host, plan, sign_in_plan, username,
 };
 pub use reply::TokenReply;
 pub use revocation::{RevocationEndpoint, Revoked};

@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn a_personal_access_token_differs_by_one_bit_and_a_sign_in_is_as_it_always_was() {
+        for (number, state) in states().into_iter().enumerate() {
+            let mut original = record(state);
+            let sign_in = encode(&original).unwrap();
+            original.key.origin = Origin::Pat;
+            let pat = encode(&original).unwrap();
+            let different: Vec<(u8, u8)> = sign_in.iter().zip(&pat[..]).filter(|(a, b)| a != b).map(|(a, b)| (*a, *b)).collect();
+            let number = u8::try_from(number).unwrap();
+            assert_eq!((sign_in.len(), different), (pat.len(), vec![(number, number | 0x10)]));
+        }
+    }
+
+    #[test]
     fn times_on_both_sides_of_1970_and_far_from_it_survive() {
         for (seconds, nanoseconds) in [(0, 0), (0, 1), (1, 0), (1, 999_999_999), (1 << 40, 5)] {
             let distance = Duration::new(seconds, nanoseconds);

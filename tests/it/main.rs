@@ -24,6 +24,7 @@ mod login_cli;
 mod oauth;
 mod oauth_app;
 mod oracle;
+mod pats;
 mod probe;
 mod redirect;
 mod revocation;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tracing::{info, warn};
 
-use super::{GrantError, Grants, lock};
+use super::{GrantError, Grants, grant_name, lock};
 use crate::integration::ScmIntegration;
 use crate::integration::registry::IntegrationRegistry;
 use crate::login::{LoggedOut, Removed};
 use crate::oauth::{Classified, ErrorClass, Revoked, UserEndpointSource, UserPlan};
 use crate::secret::RefreshToken;
-use crate::store::{GrantKey, GrantRecord};
+use crate::store::{GrantKey, GrantRecord, Origin};
 
 /// How long to wait after each failure to revoke that time may mend; after one more it is given up.
 const WAITS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
@@ -24,7 +24,7 @@ pub(in crate::broker) type Definition = (Arc<ScmIntegration>, UserPlan);
 
 impl Grants {
     /// Drops the grants of integrations that a list has no more, or that lost their app, and has them revoked through the
-    /// definitions of the list before.
+    /// definitions of the list before. Personal access tokens go with their integration, or when it allows none any more.
     pub(in crate::broker) async fn reconcile(
         self: &Arc<Self>,
         old: Option<&IntegrationRegistry>,
@@ -32,14 +32,22 @@ impl Grants {
         plan: impl Fn(&ScmIntegration) -> Option<UserPlan>,
     ) {
         // One that the list has but nobody can read was not removed.
-        let lives = |id: &str| {
-            new.get(id).is_some_and(|integration| integration.oauth.is_some())
-                || new.rejected().iter().any(|rejected| rejected.id.as_deref() == Some(id))
+        let lives = |key: &GrantKey| {
+            let id = key.integration_id.as_str();
+            let is_served = |integration: &Arc<ScmIntegration>| match key.origin {
+                Origin::Pat => integration.pat,
+                Origin::SignIn => integration.oauth.is_some(),
+            };
+            new.get(id).is_some_and(is_served) || new.rejected().iter().any(|rejected| rejected.id.as_deref() == Some(id))
         };
-        let gone: Vec<GrantKey> = lock(&self.index).keys().filter(|key| !lives(&key.integration_id)).cloned().collect();
+        let gone: Vec<GrantKey> = lock(&self.index).keys().filter(|key| !lives(key)).cloned().collect();
         for key in gone {
             let definition = old.and_then(|old| old.get(&key.integration_id)).and_then(|old| Some((Arc::clone(old), plan(old)?)));
             let (record, _) = self.remove(&key).await;
+            if key.origin == Origin::Pat {
+                info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a personal access token: its integration is gone or takes none any more");
+                continue;
+            }
             info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a sign-in: its integration is gone");
             if let (Some(record), Some(definition)) = (record, definition) {
                 self.revoke_later(record, definition);
@@ -65,15 +73,18 @@ impl Grants {
         let mut leaving = Vec::new();
         for key in keys {
             let (record, forgotten) = self.remove(&key).await;
-            info!(target: "audit", uid, integration = key.integration_id, account = key.account, "signed out");
+            let grant = grant_name(key.origin);
+            info!(target: "audit", uid, integration = key.integration_id, account = key.account, grant, "signed out");
             error = error.or(forgotten.err());
+            // A personal access token was made at the host by hand, and is withdrawn there by hand.
+            let record = record.filter(|record| record.key.origin == Origin::SignIn);
             let revoking = record.zip(plan).map(|(record, plan)| self.revoke_later(record, (Arc::clone(integration), plan.clone())));
             leaving.push(async move {
                 let revoked = match revoking {
                     Some(revoking) => matches!(tokio::time::timeout(within, revoking).await, Ok(Ok(true))),
                     None => false,
                 };
-                Removed { host: integration.host.clone(), account: key.account, revoked }
+                Removed { host: integration.host.clone(), account: key.account, grant: grant.to_owned(), revoked }
             });
         }
         let error = error.map(|error| format!("the sign-in is gone, but could come back with the next start: {error}"));

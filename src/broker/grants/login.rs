@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::leaving::Definition;
 use super::renewal::record_of;
 use super::sessions::{Activity, Found, Session, Step, Way};
-use super::{GrantError, Grants, binding, lock};
+use super::{GrantError, Grants, binding, is_sign_in, lock};
 use crate::login::{Begun, Login, Mode, Progress, Refused, State, is_account};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::{GrantKey, Origin};
@@ -259,7 +259,7 @@ impl Grants {
             // The token is good whether or not the host tells whose it is.
             None => self.tokens.account_name(&endpoints, &scopes, &granted.access_token).await.ok().flatten().unwrap_or_default(),
         };
-        let own = |key: &&GrantKey| key.uid == uid && key.integration_id == integration.id;
+        let own = |key: &&GrantKey| is_sign_in(key, uid, &integration);
         let known: Vec<GrantKey> = lock(&self.index).keys().filter(own).cloned().collect();
         // Hosts do not tell names apart by their case, so neither does the list of accounts.
         let known_as = known.iter().find(|key| key.account.eq_ignore_ascii_case(&account)).map(|key| key.account.clone());

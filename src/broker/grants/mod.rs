@@ -6,6 +6,7 @@
 mod leaving;
 mod login;
 mod pace;
+mod pats;
 mod prospect;
 mod records;
 mod renewal;
@@ -27,10 +28,12 @@ use crate::key::KeyRing;
 use crate::login::Account;
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, TokenCache, TokenClient, TokenState, UserPlan};
 use crate::status;
-use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError};
+use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, Origin, StoreError};
 pub(super) use leaving::Definition;
 pub(super) use login::{Wanted, refused};
 use pace::Pace;
+pub(super) use pats::{KeptPat, NotKept, ignores_names, is_same_place};
+use pats::{PatWrites, pat_binding};
 use sessions::Sessions;
 
 /// How often it is looked whether grants are to be renewed. Timers do not run while the machine sleeps, so this is also how soon
@@ -116,6 +119,8 @@ pub(super) struct Grants {
     index: Mutex<BTreeMap<GrantKey, GrantSummary>>,
     /// How fast each issuer is asked.
     pace: Pace,
+    /// How often users had personal access tokens kept.
+    pat_writes: Mutex<PatWrites>,
     /// Grants that are gone though the store could not forget them yet.
     removed: Mutex<HashSet<GrantKey>>,
     /// The keys that the store is to be sealed for and is not yet.
@@ -155,6 +160,7 @@ impl Grants {
             fingerprints,
             index: Mutex::new(index),
             pace: Pace::default(),
+            pat_writes: Mutex::default(),
             removed: Mutex::default(),
             resealing: Mutex::default(),
             secrets,
@@ -170,7 +176,7 @@ impl Grants {
     /// Which grant of a user answers for an integration. `username` is what the URL or git's configuration says, if anything.
     pub(super) fn choose(&self, uid: u32, integration: &ScmIntegration, plan: &UserPlan, username: Option<&str>) -> Choice {
         let index = lock(&self.index);
-        let own: Vec<&GrantKey> = index.keys().filter(|key| key.uid == uid && key.integration_id == integration.id).collect();
+        let own: Vec<&GrantKey> = index.keys().filter(|key| is_sign_in(key, uid, integration)).collect();
         if let Some(username) = username.filter(|username| *username != plan.username) {
             // A host that told no account's name leaves it empty: then the one sign-in that there is must be meant.
             let named = own.iter().find(|key| key.account.eq_ignore_ascii_case(username)).or(match own.as_slice() {
@@ -223,7 +229,7 @@ impl Grants {
     pub(super) async fn erase(self: &Arc<Self>, uid: u32, integration: &ScmIntegration, password: &[u8]) -> bool {
         let keys: Vec<GrantKey> = {
             let index = lock(&self.index);
-            index.keys().filter(|key| key.uid == uid && key.integration_id == integration.id).cloned().collect()
+            index.keys().filter(|key| is_sign_in(key, uid, integration)).cloned().collect()
         };
         let mut erased = false;
         for key in keys {
@@ -245,7 +251,9 @@ impl Grants {
             let due: Vec<GrantKey> = {
                 let index = lock(&self.index);
                 let is_due = |summary: &&GrantSummary| {
-                    !matches!(summary.state, GrantState::NeedsLogin { .. }) && (in_use.contains(&summary.key) || is_unused(summary, now))
+                    summary.key.origin == Origin::SignIn
+                        && !matches!(summary.state, GrantState::NeedsLogin { .. })
+                        && (in_use.contains(&summary.key) || is_unused(summary, now))
                 };
                 index.values().filter(is_due).map(|summary| summary.key.clone()).collect()
             };
@@ -269,8 +277,8 @@ impl Grants {
         let account = |summary: GrantSummary| {
             let integration = find(&summary.key.integration_id);
             let (state, expires_at, last_error) = self.state_of(&summary, integration.as_deref(), states.get(&summary.key));
-            let GrantSummary { key: GrantKey { integration_id, account, .. }, host, scopes, .. } = summary;
-            Account { host, integration_id, account, state, expires_at, scopes, last_error }
+            let GrantSummary { key: GrantKey { origin, integration_id, account, .. }, host, scopes, .. } = summary;
+            Account { host, integration_id, account, grant: grant_name(origin).to_owned(), state, expires_at, scopes, last_error }
         };
         own.into_iter().map(account).collect()
     }
@@ -292,7 +300,8 @@ impl Grants {
                 "" => format!("uid {}", summary.key.uid),
                 account => format!("uid {} as {account}", summary.key.uid),
             };
-            described.entry(summary.key.integration_id).or_default().push(status::Token { subject, expires_at, state, last_error });
+            let grant = grant_name(summary.key.origin).to_owned();
+            described.entry(summary.key.integration_id).or_default().push(status::Token { subject, grant, expires_at, state, last_error });
         }
         described
     }
@@ -320,7 +329,9 @@ impl Grants {
     ) -> (status::TokenState, Option<u64>, Option<String>) {
         let over = match &summary.state {
             GrantState::NeedsLogin { reason, .. } => Some(reason.clone()),
-            _ if integration.is_some_and(|integration| binding(integration) != summary.binding) => Some(CHANGED.to_owned()),
+            _ if integration.is_some_and(|integration| binding_of(summary.key.origin, integration) != summary.binding) => {
+                Some(CHANGED.to_owned())
+            }
             _ => match held.and_then(|held| held.last_error.as_deref()) {
                 Some(MintError::Failed(GrantError::NeedsLogin { reason })) => Some(reason.clone()),
                 _ => None,
@@ -364,7 +375,28 @@ fn in_seconds(wait: Duration) -> String {
 /// What is said of a grant whose integration is another than it was.
 const CHANGED: &str = "its integration has changed since";
 
-/// Everything that a grant came through, except the secret: an app's secret may be replaced while its users stay signed in.
+/// Whether a grant is a sign-in of that user's at an integration.
+fn is_sign_in(key: &GrantKey, uid: u32, integration: &ScmIntegration) -> bool {
+    key.origin == Origin::SignIn && key.uid == uid && key.integration_id == integration.id
+}
+
+/// What `accounts` and `status` call a kind of grant.
+pub(super) fn grant_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Pat => "pat",
+        Origin::SignIn => "user",
+    }
+}
+
+/// Everything that a grant depends on at an integration.
+fn binding_of(origin: Origin, integration: &ScmIntegration) -> [u8; 32] {
+    match origin {
+        Origin::Pat => pat_binding(integration),
+        Origin::SignIn => binding(integration),
+    }
+}
+
+/// Everything that a sign-in came through, except the secret: an app's secret may be replaced while its users stay signed in.
 fn binding(integration: &ScmIntegration) -> [u8; 32] {
     let app = integration.oauth.as_ref();
     let parts = [
@@ -374,6 +406,10 @@ fn binding(integration: &ScmIntegration) -> [u8; 32] {
         app.map_or("", |app| &app.client_id),
         app.and_then(|app| app.issuer_url.as_deref()).unwrap_or_default(),
     ];
+    digest(&parts)
+}
+
+fn digest(parts: &[&str]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());

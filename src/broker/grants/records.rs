@@ -92,6 +92,11 @@ impl Grants {
     /// Forgets a grant; what it was. Where the store cannot, that is tried again later, and meanwhile the grant is gone all the same.
     pub(super) async fn remove(&self, key: &GrantKey) -> (Option<GrantRecord>, Result<(), StoreError>) {
         let _turn = self.writing.lock().await;
+        self.remove_in_turn(key).await
+    }
+
+    /// As [`remove`](Self::remove), in the turn of whoever calls.
+    pub(super) async fn remove_in_turn(&self, key: &GrantKey) -> (Option<GrantRecord>, Result<(), StoreError>) {
         let record = self.load(key).await.ok().flatten();
         self.cache.purge(|other| other == key);
         lock(&self.unsaved).remove(key);
@@ -170,7 +175,7 @@ impl Grants {
     }
 
     /// Writes a record, in the turn of whoever calls.
-    async fn put(&self, record: GrantRecord) -> Result<(), StoreError> {
+    pub(super) async fn put(&self, record: GrantRecord) -> Result<(), StoreError> {
         let key = record.key.clone();
         lock(&self.removed).remove(&key);
         lock(&self.index).insert(key.clone(), record.summary());

@@ -301,6 +301,9 @@ fn other_faults(status: &Status) -> Vec<Check> {
                 "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; then restart the daemon, or wait"
             };
             Check::fail("store", reason.clone(), next)
+        } else if reason.starts_with("the operator's personal access token") {
+            let next = "let the integration allow personal access tokens, or take pat_file or pat_credential out of its [[provider]]";
+            Check::warn("tokens", reason.clone(), next)
         } else if reason.contains("key files") {
             Check::fail("key", reason.clone(), "mend the file; the daemon looks again by itself")
         } else {
@@ -333,7 +336,15 @@ fn integrations(status: &Status) -> Vec<Check> {
                 continue;
             }
         }
-        for token in integration.tokens.iter().filter(|_| matches!(integration.secret, Secret::Ok | Secret::Quarantined)) {
+        for token in integration.tokens.iter().filter(|token| token.grant == PAT) {
+            if let Some(error) = &token.last_error {
+                let next =
+                    if token.subject == OPERATOR { "mend the file, or put a new token into it" } else { "that user gives git another one" };
+                checks.push(Check::warn("tokens", format!("{name}, {}: {error}", token.subject), next));
+            }
+        }
+        let own = |token: &&Token| token.grant != PAT && matches!(integration.secret, Secret::Ok | Secret::Quarantined);
+        for token in integration.tokens.iter().filter(own) {
             if token.subject != SERVICE {
                 checks.extend(sign_in(&name, &integration.host, token));
             } else if let Some(error) = &token.last_error {
@@ -354,6 +365,10 @@ fn integrations(status: &Status) -> Vec<Check> {
     }
     checks
 }
+
+/// The grant of personal access tokens, and the subject of the operator's.
+const PAT: &str = "pat";
+const OPERATOR: &str = "operator";
 
 /// The subject of the app's own tokens.
 const SERVICE: &str = "service";

@@ -217,6 +217,8 @@ fn about_identity(identity: &Identity) -> String {
         ("service", _) => "the app itself".to_owned(),
         ("own", Some(account)) => format!("your own sign-in as {account}"),
         ("own", None) => "your own sign-in".to_owned(),
+        ("pat", _) => "your own personal access token".to_owned(),
+        ("operators_pat", _) => "the operator's personal access token".to_owned(),
         (other, _) => other.to_owned(),
     };
     match &identity.username {

@@ -276,6 +276,18 @@ pub fn sign_in_plan(scm_id: &str, host: &str, issuer_url: Option<&str>, override
     UserPlan::new(&Asked::new(scm_id, &normalised(host), issuer_url, overrides), "other tooling asks for the app")
 }
 
+/// The user name that git sends with a token: the operator's word first, then the family's.
+#[must_use]
+pub fn username(scm_id: &str, host: &str, overrides: &[ProviderOverride]) -> String {
+    Asked::new(scm_id, &normalised(host), None, overrides).username()
+}
+
+/// Whether two registered hosts are the same, as [`plan`] compares them.
+#[must_use]
+pub fn is_same_host(one: &str, other: &str) -> bool {
+    normalised(one) == normalised(other)
+}
+
 /// What a plan is made from.
 struct Asked<'a> {
     facts: &'static Facts,

@@ -166,7 +166,14 @@ mod tests {
             key(1).row_id(&GrantKey { origin, uid, integration_id: integration.into(), account: account.into() })
         };
         let grant = |uid, integration: &str, account: &str| row(Origin::SignIn, uid, integration, account);
-        let ids = [grant(1, "ab", "c"), grant(1, "a", "bc"), grant(2, "ab", "c"), grant(1, "abc", ""), grant(1, "", "abc"), row(Origin::Pat, 1, "ab", "c")];
+        let ids = [
+            grant(1, "ab", "c"),
+            grant(1, "a", "bc"),
+            grant(2, "ab", "c"),
+            grant(1, "abc", ""),
+            grant(1, "", "abc"),
+            row(Origin::Pat, 1, "ab", "c"),
+        ];
         for (index, id) in ids.iter().enumerate() {
             assert!(!ids[..index].contains(id), "{index}");
         }

@@ -16,6 +16,7 @@ from suites.many import Many
 from suites.other_helpers import Askpass, GitCredentialManager, GitCredentialOAuth, GitCredentialOAuthElsewhere
 from suites.outages import Outages
 from suites.parts import Parts
+from suites.pats import Pats
 from suites.proxy import Proxy
 from suites.restart import Restart
 from suites.setup import Setup
@@ -26,4 +27,4 @@ from suites.watch import Watch
 # Leaks looks at what the suites before it left behind, so it is the last.
 ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
        Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
-       GitCredentialOAuthElsewhere, Leaks]
+       GitCredentialOAuthElsewhere, Pats, Leaks]

@@ -35,14 +35,14 @@ fn the_example_loads_as_it_is() {
 fn the_example_loads_with_every_line_in_force() {
     let all: String = EXAMPLE
         .lines()
-        // A file stands instead of a URL.
-        .filter(|line| !line.starts_with("#file = "))
+        // A file stands instead of a URL, a credential instead of a file.
+        .filter(|line| !line.starts_with("#file = ") && !line.starts_with("#pat_credential = "))
         .map(|line| if line.starts_with("# ") { line } else { line.strip_prefix('#').unwrap_or(line) })
         .flat_map(|line| [line, "\n"])
         .collect();
     let config = Folder::new(&all).load(&[]).unwrap();
     let unset: Vec<&str> = config.settings().iter().filter(|setting| setting.value.is_none()).map(|setting| setting.name).collect();
-    assert_eq!(unset, ["file"]);
+    assert_eq!(unset, ["file", "pat_credential"]);
 }
 
 #[test]

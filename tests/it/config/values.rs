@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use scm_agent::config::{
-    Access, AccountList, Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, Permission, Provider, Source, TokenEndpointAuth,
+    Access, AccountList, Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, PatOrigin, Permission, Provider, Source, TokenEndpointAuth,
 };
 use scm_agent::integration::location::HostPattern;
 
@@ -81,6 +81,7 @@ fn every_key_becomes_its_type() {
         scopes = []
         username = "x token"
         token_endpoint_auth = "client_secret_post"
+        pat_file = "/etc/scm-agent/gitlab-token"
         grant = "user"
         [log]
         format = "json"
@@ -127,6 +128,7 @@ fn every_key_becomes_its_type() {
         token_endpoint_auth: Some(TokenEndpointAuth::ClientSecretPost),
         token_url: Some("https://login.example/token".parse().unwrap()),
         username: Some("x token".into()),
+        pat: Some(PatOrigin::File("/etc/scm-agent/gitlab-token".into())),
     };
     assert_eq!(config.providers, [provider]);
     assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Warn));

@@ -137,6 +137,7 @@ impl Bench {
             kept: None,
             key_files,
             keys,
+            operators_pats: Vec::new(),
             providers: Vec::new(),
             registered_key: None,
             sync: SyncHandle::start(source, Config::default(), Arc::clone(&clock), Arc::new(RandomJitter)),
@@ -185,6 +186,7 @@ impl Running {
         let request = CredentialRequest::parse(format!("protocol=https\nhost={SCM}\n").as_bytes()).unwrap();
         match self.broker.answer(Operation::Get, &request, caller()).await {
             Outcome::Credential { token, .. } => Ok(token.access_token.expose_secret().to_owned()),
+            Outcome::Pat { token, .. } => Ok(token.expose_secret().to_owned()),
             Outcome::Refusal { message, .. } => Err(message),
             Outcome::Silence => Err(String::new()),
         }

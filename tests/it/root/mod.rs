@@ -4,4 +4,5 @@ mod access;
 mod disk;
 mod grants;
 mod memory;
+mod pats;
 mod peers;

@@ -4,6 +4,7 @@
 mod grants;
 mod keys;
 mod oauth_app;
+mod pats;
 mod rotation;
 mod secrets;
 mod tokens;
