@@ -361,7 +361,8 @@ async fn once(daemon: &Daemon, arguments: &[&str], verb: &str, fields: &[(&str, 
 #[tokio::test]
 async fn a_logout_says_what_is_gone_and_what_may_live_on() {
     let daemon = Daemon::start();
-    let removed = |account: &str, revoked: bool| json!({ "host": "scm.example.com", "account": account, "revoked": revoked });
+    let removed =
+        |account: &str, revoked: bool| json!({ "host": "scm.example.com", "account": account, "grant": "user", "revoked": revoked });
     let all = json!({ "removed": [removed("alice", true), removed("bob", false)], "error": null, "next": null });
     let expected = "\
 signed out of scm.example.com as alice; the host has withdrawn the grant
@@ -394,12 +395,12 @@ signed out of scm.example.com as bob; the host was not told or did not say: see 
 async fn accounts_are_listed_for_people_and_for_scripts() {
     let daemon = Daemon::start();
     let accounts = json!({ "accounts": [{
-        "host": "scm.example.com", "integration_id": "an-id", "account": "al\u{1b}ice", "state": "needs_login",
+        "host": "scm.example.com", "integration_id": "an-id", "account": "al\u{1b}ice", "grant": "user", "state": "needs_login",
         "expires_at": null, "scopes": ["read"], "last_error": "invalid_grant",
     }] });
     let (code, stdout, _) = once(&daemon, &["accounts"], "accounts", &[], accounts.clone()).await;
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("scm.example.com  al ice   needs login  read    an-id\n"), "{stdout}");
+    assert!(stdout.contains("scm.example.com  al ice   sign-in  needs login  read    an-id\n"), "{stdout}");
     assert!(stdout.contains("scm-agent login https://scm.example.com"), "{stdout}");
     let (code, stdout, _) = once(&daemon, &["accounts", "--json"], "accounts", &[], accounts).await;
     let shown: Value = serde_json::from_str(&stdout).unwrap();

@@ -208,7 +208,7 @@ async fn of_several_accounts_the_user_name_says_which() {
     assert_eq!(fill("other").await, "\n");
     // Signed out of one, the other is the only one.
     let gone = ask(&daemon, "logout", &format!("url={URL}\naccount=work\n")).await;
-    assert_eq!(gone["removed"], json!([{ "host": SCM, "account": "work", "revoked": true }]));
+    assert_eq!(gone["removed"], json!([{ "host": SCM, "account": "work", "grant": "user", "revoked": true }]));
     assert_eq!(stage.token(&daemon).await.as_deref(), Ok("access_2"));
     assert_eq!((stage.host.revoked(), stage.host.lives("access_1"), stage.host.live_pairs()), (2, false, 1));
 }
