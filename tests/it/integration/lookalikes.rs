@@ -6,7 +6,7 @@ use scm_agent::integration::registry::{IntegrationRegistry, Lookup};
 
 use super::{integration, registry};
 
-fn victims() -> IntegrationRegistry {
+pub(super) fn victims() -> IntegrationRegistry {
     registry(vec![
         integration("gh", "github", "github.com"),
         integration("gl", "gitlab", "gitlab.com"),

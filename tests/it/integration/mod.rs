@@ -6,6 +6,7 @@ mod kept;
 mod lookalikes;
 mod matching;
 mod registry;
+mod requests;
 mod sync;
 mod watch;
 
