@@ -178,7 +178,8 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
             let (answer, name_length) = match &presentation {
                 Presentation::Bearer => (CredentialAnswer { bearer: Some(token), ..nothing }, 0),
                 Presentation::Password { username } => {
-                    (CredentialAnswer { username: Some(username), password: Some(token), ..nothing }, username.len())
+                    let length = username.as_ref().map_or(0, String::len);
+                    (CredentialAnswer { username: username.as_deref(), password: Some(token), ..nothing }, length)
                 }
             };
             // Large enough at once: growing would leave copies.

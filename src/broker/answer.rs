@@ -68,7 +68,7 @@ impl Broker {
         match minted {
             // 5: the answer.
             Ok(token) => {
-                let presentation = Presentation::of(request, plan.bearer, plan.username.clone());
+                let presentation = Presentation::of(request, plan.bearer, &plan.username, plan.any_username);
                 self.credential(caller, location, integration, "service", presentation, token)
             }
             Err(error) => {
@@ -101,7 +101,7 @@ impl Broker {
         }
         match token {
             Ok(token) => {
-                let presentation = Presentation::of(request, plan.bearer, plan.username.clone());
+                let presentation = Presentation::of(request, plan.bearer, &plan.username, plan.any_username);
                 self.credential(caller, location, integration, "user", presentation, token)
             }
             Err(error) => {

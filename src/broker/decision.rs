@@ -211,7 +211,7 @@ impl Broker {
         if let Some(reason) = caller.denied(Right::Own, integration) {
             return Err(Nobody::at(integration, reason));
         }
-        let named = !plan.any_username && request.username.as_deref().is_some_and(|name| name != plan.username);
+        let named = !plan.username_names_nobody && request.username.as_deref().is_some_and(|name| name != plan.username);
         match self.grants.choose(caller.uid, integration, &plan, request.username.as_deref()) {
             Choice::Grant(key) => Ok(Own { integration: Arc::clone(integration), plan, key }),
             Choice::None => Err(Nobody::at(integration, Reason::NotSignedIn { named })),
@@ -243,5 +243,5 @@ fn names(accounts: &[String]) -> String {
 /// Where clone URLs do not carry names without meaning for the token, a name asks for that account, and nobody is to be someone else
 /// by accident.
 fn username_fits(request: &CredentialRequest, plan: &ServicePlan) -> bool {
-    plan.any_username || request.username.as_ref().is_none_or(|name| *name == plan.username)
+    plan.username_names_nobody || request.username.as_ref().is_none_or(|name| *name == plan.username)
 }

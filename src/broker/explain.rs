@@ -108,13 +108,13 @@ impl Broker {
         if let Some(instead) = self.explain_pat_instead(asked, integration, &prospect).await {
             return instead;
         }
-        let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
+        let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
         let failure = |error: &MintError<Error>| (service_failure(asked.location, error), "scm-agent status".to_owned());
         let mut explanation = expect(prospect, integration, failure);
         if !is_sure {
             explanation.answer.reason.push_str(UNLESS_NOT_OFFERED);
         }
-        explanation.identity = Some(identity("service", None, presentation));
+        explanation.identity = Some(identity("service", None, asked.request, presentation));
         explanation
     }
 
@@ -125,10 +125,10 @@ impl Broker {
         if let Some(instead) = self.explain_pat_instead(asked, integration, &prospect).await {
             return instead;
         }
-        let presentation = Presentation::of(asked.request, plan.bearer, plan.username.clone());
+        let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
         let account = Some(key.account.clone()).filter(|account| !account.is_empty());
         let mut explanation = expect(prospect, integration, |error| own_failure(asked.location, key, error));
-        explanation.identity = Some(identity("own", account, presentation));
+        explanation.identity = Some(identity("own", account, asked.request, presentation));
         explanation
     }
 
@@ -324,10 +324,10 @@ fn silence(reason: String) -> Answer {
     Answer { kind: AnswerKind::Silence, message: None, reason, next: None }
 }
 
-fn identity(kind: &str, account: Option<String>, presentation: Presentation) -> Identity {
+fn identity(kind: &str, account: Option<String>, request: &CredentialRequest, presentation: Presentation) -> Identity {
     let (presented, username) = match presentation {
         Presentation::Bearer => ("bearer", None),
-        Presentation::Password { username } => ("basic", Some(username)),
+        Presentation::Password { username } => ("basic", username.or_else(|| request.username.clone())),
     };
     Identity { kind: kind.to_owned(), account, presented: presented.to_owned(), username }
 }

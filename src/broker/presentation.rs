@@ -9,15 +9,23 @@ pub enum Presentation {
     Bearer,
     /// As a password.
     Password {
-        /// The user name that the host wants with the token.
-        username: String,
+        /// The user name that the host wants with the token; `None` where the one that git has will do.
+        username: Option<String>,
     },
 }
 
 impl Presentation {
     /// Bearer where the plan wants it and the git that asks can send it, else the password, which every git can.
-    pub(super) fn of(request: &CredentialRequest, bearer: bool, username: String) -> Self {
-        if bearer && request.takes_bearer() { Self::Bearer } else { Self::Password { username } }
+    ///
+    /// git takes over whatever name it is answered, so it is answered one only where it has none, or where the host wants that very
+    /// one: with another, git would ask for another place next time (`https://ORG@dev.azure.com/…`).
+    pub(super) fn of(request: &CredentialRequest, bearer: bool, username: &str, any_username: bool) -> Self {
+        if bearer && request.takes_bearer() {
+            return Self::Bearer;
+        }
+        // A colon would end the name and begin the password (RFC 7617 section 2).
+        let has_one = request.username.as_deref().is_some_and(|name| !name.is_empty() && !name.contains(':'));
+        Self::Password { username: (!any_username || !has_one).then(|| username.to_owned()) }
     }
 }
 
@@ -27,7 +35,7 @@ mod tests {
 
     #[test]
     fn a_token_goes_as_bearer_where_plan_and_git_agree() {
-        let password = || Presentation::Password { username: "oauth2".to_owned() };
+        let password = || Presentation::Password { username: Some("oauth2".to_owned()) };
         for (bearer, lines, expected) in [
             (true, "capability[]=authtype\n", Presentation::Bearer),
             (true, "capability[]=authtype\ncapability[]=authtype\ncapability[]=state\n", Presentation::Bearer),
@@ -46,7 +54,25 @@ mod tests {
             (true, "capability[]=authtype\nauthtype=\n", password()),
         ] {
             let request = CredentialRequest::parse(format!("{lines}protocol=https\nhost=a\n").as_bytes()).unwrap();
-            assert_eq!(Presentation::of(&request, bearer, "oauth2".to_owned()), expected, "{bearer} {lines:?}");
+            assert_eq!(Presentation::of(&request, bearer, "oauth2", false), expected, "{bearer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn git_keeps_the_user_name_that_it_has_unless_the_host_wants_another() {
+        for (line, any_username, answered) in [
+            ("", true, true),
+            ("", false, true),
+            ("username=acme\n", true, false),
+            ("username=acme\n", false, true),
+            // No name, and one that would cut the token in two.
+            ("username=\n", true, true),
+            ("username=a:b\n", true, true),
+        ] {
+            let request = CredentialRequest::parse(format!("{line}protocol=https\nhost=a\n").as_bytes()).unwrap();
+            let username = answered.then(|| "oauth2".to_owned());
+            let expected = Presentation::Password { username };
+            assert_eq!(Presentation::of(&request, false, "oauth2", any_username), expected, "{line:?} {any_username}");
         }
     }
 }

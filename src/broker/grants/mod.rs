@@ -184,7 +184,7 @@ impl Grants {
                 _ => None,
             });
             // A name asks for that account, but for hosts whose clone URLs carry one without meaning for the token.
-            if named.is_some() || !plan.any_username {
+            if named.is_some() || !plan.username_names_nobody {
                 return named.map_or(Choice::None, |key| Choice::Grant((*key).clone()));
             }
         }

@@ -4,10 +4,11 @@ use super::{ClientAuthentication, Facts, FamilyGrant, Rotation, UserFacts};
 
 /// Azure DevOps Services. The endpoints come from the tenant's metadata, so that sovereign clouds work.
 pub(super) const ENTRA: Facts = Facts {
+    any_username: true,
     // The metadata omits grant_types_supported and yet the grant is there.
     grant: FamilyGrant::Service,
     // The organisation stands where the user name goes.
-    any_username: true,
+    username_names_nobody: true,
     bearer: true,
     // Secrets hold `~`, which not every decoder of Basic undoes; the body is the documented form.
     client_authentication: Some(ClientAuthentication::Post),
@@ -25,4 +26,4 @@ pub(super) const ENTRA: Facts = Facts {
 };
 
 /// Azure DevOps Server, below a virtual directory or not.
-pub(super) const SERVER: Facts = Facts { grant: FamilyGrant::Pat, username: "oauth2", ..Facts::NONE };
+pub(super) const SERVER: Facts = Facts { any_username: true, grant: FamilyGrant::Pat, username: "oauth2", ..Facts::NONE };

@@ -11,7 +11,7 @@ pub(super) const CLOUD_HOST: &str = "bitbucket.org";
 pub(super) const CLOUD: Facts = Facts {
     grant: FamilyGrant::Service,
     // The visitor who copied the URL.
-    any_username: true,
+    username_names_nobody: true,
     client_authentication: Some(ClientAuthentication::Basic),
     token_url: Some("https://bitbucket.org/site/oauth2/access_token"),
     username: "x-token-auth",
@@ -34,7 +34,7 @@ pub(super) const CLOUD: Facts = Facts {
 /// Bitbucket Data Center from 7.20 on, also below a context path.
 pub(super) const DATA_CENTER: Facts = Facts {
     grant: FamilyGrant::User("Bitbucket Data Center gives no token for a client secret alone; a user signs in"),
-    any_username: true,
+    username_names_nobody: true,
     client_authentication: Some(ClientAuthentication::Post),
     // An administrator can turn the token as a password off, but not this.
     bearer: true,

@@ -6,6 +6,7 @@ use super::{ClientAuthentication, Facts, FamilyGrant, Place, Rotation, UserFacts
 
 /// Gitea and Forgejo.
 pub(super) const GITEA: Facts = Facts {
+    any_username: true,
     grant: FamilyGrant::User("Gitea and Forgejo give no token for a client secret alone; a user signs in"),
     // Values in Basic seem to be taken without form-decoding there; the body leaves no doubt.
     client_authentication: Some(ClientAuthentication::Post),

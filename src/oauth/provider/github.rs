@@ -9,6 +9,7 @@ pub(super) const GHE_COM_SUFFIX: &str = ".ghe.com";
 
 /// github.com. Its metadata is at a place of its own and names what is here.
 pub(super) const CLOUD: Facts = Facts {
+    any_username: true,
     grant: FamilyGrant::User("GitHub gives no token for a client secret alone; a user signs in"),
     client_authentication: Some(ClientAuthentication::Post),
     form_replies: true,

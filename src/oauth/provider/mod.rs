@@ -148,7 +148,7 @@ impl Plan {
 /// How to get a token with the app's secret alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    /// Whether the host takes the token with whatever user name.
     pub any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: bool,
@@ -168,6 +168,8 @@ pub struct ServicePlan {
     pub user: Option<Box<UserPlan>>,
     /// The user name that git sends with the token.
     pub username: String,
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    pub username_names_nobody: bool,
 }
 
 impl ServicePlan {
@@ -192,10 +194,10 @@ pub enum EndpointSource {
 
 /// What is known about a family of hosts.
 struct Facts {
+    /// Whether the host takes a token with whatever user name.
+    any_username: bool,
     /// What an app's secret alone gives there.
     grant: FamilyGrant,
-    /// Whether clone URLs carry user names that say nothing of whose token is meant.
-    any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer: where that is the documented form, or the one that always works.
     bearer: bool,
     client_authentication: Option<ClientAuthentication>,
@@ -208,6 +210,8 @@ struct Facts {
     /// Where the app's own token is had.
     token_url: Option<&'static str>,
     username: &'static str,
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    username_names_nobody: bool,
     /// How users sign in.
     user: UserFacts,
 }
@@ -215,8 +219,8 @@ struct Facts {
 impl Facts {
     /// Nothing known; each family says what is.
     const NONE: Self = Self {
-        grant: FamilyGrant::Pat,
         any_username: false,
+        grant: FamilyGrant::Pat,
         bearer: false,
         client_authentication: None,
         form_replies: false,
@@ -224,6 +228,7 @@ impl Facts {
         shared_tenants: &[],
         token_url: None,
         username: "",
+        username_names_nobody: false,
         user: UserFacts::NONE,
     };
 
@@ -328,7 +333,7 @@ impl<'a> Asked<'a> {
         let scopes = operator.and_then(|operator| operator.scopes.clone());
         let user = || UserPlan::new(self, "the issuer gives no token for a client secret alone; a user signs in").ok().map(Box::new);
         Plan::Service(ServicePlan {
-            any_username: facts.any_username,
+            any_username: self.any_username(),
             bearer: self.bearer(),
             client_authentication: self.client_authentication(),
             endpoint,
@@ -337,6 +342,7 @@ impl<'a> Asked<'a> {
             scopes: scopes.unwrap_or_else(|| facts.scopes.iter().map(|scope| (*scope).to_owned()).collect()),
             user: if must_be_offered { user() } else { None },
             username: self.username(),
+            username_names_nobody: facts.username_names_nobody,
         })
     }
 
@@ -346,6 +352,11 @@ impl<'a> Asked<'a> {
 
     fn client_authentication(&self) -> Option<ClientAuthentication> {
         self.operator.and_then(|operator| operator.token_endpoint_auth).or(self.facts.client_authentication)
+    }
+
+    /// The operator's word on the user name is not to be guessed about.
+    fn any_username(&self) -> bool {
+        self.facts.any_username && self.operator.is_none_or(|operator| operator.username.is_none())
     }
 
     fn username(&self) -> String {

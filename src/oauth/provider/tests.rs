@@ -324,14 +324,14 @@ fn an_unknown_scm_s_users_sign_in_where_the_issuer_turns_out_to_give_no_service_
 
 #[test]
 fn the_names_in_clone_urls_are_facts_of_the_family_that_counts() {
-    let any_username = |scm_id: &str, host: &str, kind: Option<&str>, grant: Option<GrantKind>| {
+    let username_names_nobody = |scm_id: &str, host: &str, kind: Option<&str>, grant: Option<GrantKind>| {
         let operator = ProviderOverride { kind: kind.map(str::to_owned), grant, ..provider(host) };
         match plan(scm_id, host, Some("https://id.example.com"), false, true, &[operator]) {
             Plan::Service(plan) => {
-                assert!(plan.user.is_none_or(|user| user.any_username == plan.any_username));
-                plan.any_username
+                assert!(plan.user.is_none_or(|user| user.username_names_nobody == plan.username_names_nobody));
+                plan.username_names_nobody
             }
-            Plan::User(plan) => plan.any_username,
+            Plan::User(plan) => plan.username_names_nobody,
             other => panic!("{scm_id} {host}: {other:?}"),
         }
     };
@@ -348,7 +348,7 @@ fn the_names_in_clone_urls_are_facts_of_the_family_that_counts() {
         ("bitbucket", "git.example.com", Some("gitlab"), false),
     ] {
         for grant in [None, Some(GrantKind::User), Some(GrantKind::Service)] {
-            assert_eq!(any_username(scm_id, host, kind, grant), expected, "{scm_id} {host} {kind:?} {grant:?}");
+            assert_eq!(username_names_nobody(scm_id, host, kind, grant), expected, "{scm_id} {host} {kind:?} {grant:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::oauth::{Issuer, RevocationEndpoint};
 /// How to get a token with a user's sign-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserPlan {
-    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    /// Whether the host takes the token with whatever user name.
     pub any_username: bool,
     /// Whether git, where it can, is to send the token as Bearer.
     pub bearer: bool,
@@ -40,6 +40,8 @@ pub struct UserPlan {
     pub terminal: &'static [&'static str],
     /// The user name that git sends with the token.
     pub username: String,
+    /// Whether clone URLs carry user names that say nothing of whose token is meant.
+    pub username_names_nobody: bool,
 }
 
 /// Where the endpoints come from.
@@ -95,7 +97,7 @@ impl UserPlan {
         let scopes: Option<Vec<String>> = own_scopes.or_else(known_scopes);
         let endpoints = endpoints(asked, scopes.as_deref().unwrap_or_default())?;
         Ok(Self {
-            any_username: asked.facts.any_username,
+            any_username: asked.any_username(),
             bearer: asked.bearer(),
             client_authentication: asked.client_authentication(),
             device_authenticates: facts.device_authenticates,
@@ -113,6 +115,7 @@ impl UserPlan {
             takes_form_secret: takes_form_secret(asked),
             terminal: facts.terminal,
             username: asked.username(),
+            username_names_nobody: asked.facts.username_names_nobody,
         })
     }
 
