@@ -20,6 +20,12 @@ pub struct CredentialAnswer<'a> {
     pub bearer: Option<&'a [u8]>,
     /// When git should stop using the password or token, in seconds since 1970.
     pub password_expiry_utc: Option<u64>,
+    /// Tells helpers that heed it to keep nothing of this: the next `get` brings the token that is good then. Only for a git that
+    /// announced `authtype`. A [`bearer`](Self::bearer) token is so marked in any case.
+    pub ephemeral: bool,
+    /// What git is to bring back should the host refuse this credential: it asks once more then, instead of giving up. Only for a git
+    /// that announced `state`; begins with [`STATE_PREFIX`](super::STATE_PREFIX).
+    pub state: Option<&'a str>,
     /// Tells git to stop here: neither other helpers nor the user are asked.
     pub quit: bool,
 }
@@ -45,23 +51,27 @@ impl CredentialAnswer<'_> {
     /// # Errors
     /// [`AnswerError`] when a value holds LF, CR or NUL, whoever it came from; nothing was appended then.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
-        let Self { username, password, bearer, password_expiry_utc, quit } = *self;
+        let Self { username, password, bearer, password_expiry_utc, ephemeral, state, quit } = *self;
         let (username, password) = if bearer.is_some() { (None, None) } else { (username, password) };
         let bearer = bearer.map(|token| checked("credential", token)).transpose()?;
         let by_header = |value: &'static str| bearer.map(|_| value.as_bytes());
+        let state = state.map(|state| checked("state[]", state.as_bytes())).transpose()?;
+        let by_authtype = |value: &'static str| (ephemeral || bearer.is_some()).then_some(value.as_bytes());
         let username = username.map(|username| checked("username", username.as_bytes())).transpose()?;
         let password = password.map(|password| checked("password", password)).transpose()?;
         let expiry = password_expiry_utc.map(|seconds| seconds.to_string());
         let lines = [
             // First: git heeds what depends on a capability only after it.
-            ("capability[]", by_header("authtype")),
+            ("capability[]", by_authtype("authtype")),
+            ("capability[]", state.map(|_| &b"state"[..])),
             ("authtype", by_header(BEARER)),
             ("credential", bearer),
-            // No other helper is to keep it: the next `get` brings the token that is good then.
-            ("ephemeral", by_header("1")),
+            ("ephemeral", by_authtype("1")),
             ("username", username),
             ("password", password),
             ("password_expiry_utc", expiry.as_deref().map(str::as_bytes)),
+            ("state[]", state),
+            ("continue", state.map(|_| &b"1"[..])),
             ("quit", quit.then_some(&b"1"[..])),
         ];
         out.reserve_exact(lines.iter().map(|(key, value)| value.map_or(0, |value| key.len() + value.len() + 2)).sum());
@@ -76,12 +86,14 @@ impl CredentialAnswer<'_> {
 
 impl fmt::Debug for CredentialAnswer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { username, password, bearer, password_expiry_utc, quit } = self;
+        let Self { username, password, bearer, password_expiry_utc, ephemeral, state, quit } = self;
         f.debug_struct("CredentialAnswer")
             .field("username", username)
             .field("password", &password.map(|_| "[redacted]"))
             .field("bearer", &bearer.map(|_| "[redacted]"))
             .field("password_expiry_utc", password_expiry_utc)
+            .field("ephemeral", ephemeral)
+            .field("state", state)
             .field("quit", quit)
             .finish()
     }
@@ -116,6 +128,8 @@ mod tests {
         password: Some(b"canary"),
         bearer: None,
         password_expiry_utc: Some(1_900_000_000),
+        ephemeral: false,
+        state: None,
         quit: false,
     };
 
@@ -138,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_a_capability_comes_after_it() {
+        let mut out = Vec::new();
+        CredentialAnswer { ephemeral: true, state: Some("scm-agent:1"), ..FULL }.write(&mut out).unwrap();
+        let expected = "capability[]=authtype\ncapability[]=state\nephemeral=1\nusername=x-token-auth\npassword=canary\n\
+                        password_expiry_utc=1900000000\nstate[]=scm-agent:1\ncontinue=1\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let mut out = Vec::new();
+        CredentialAnswer { state: Some("scm-agent:1"), ..FULL }.write(&mut out).unwrap();
+        assert!(out.starts_with(b"capability[]=state\nusername=") && out.ends_with(b"\nstate[]=scm-agent:1\ncontinue=1\n"));
+    }
+
+    #[test]
     fn an_answer_that_tells_git_to_stop_says_nothing_else() {
         let mut out = Vec::new();
         CredentialAnswer { quit: true, ..CredentialAnswer::default() }.write(&mut out).unwrap();
@@ -153,13 +179,14 @@ mod tests {
             assert_eq!(CredentialAnswer { username: Some(username), ..FULL }.write(&mut out), Err(AnswerError { key: "username" }));
             let credential = CredentialAnswer { bearer: Some(bad), ..BEARER_TOKEN };
             assert_eq!(credential.write(&mut out), Err(AnswerError { key: "credential" }));
+            assert_eq!(CredentialAnswer { state: Some(username), ..FULL }.write(&mut out), Err(AnswerError { key: "state[]" }));
             assert_eq!(out, b"before");
         }
     }
 
     #[test]
     fn the_buffer_is_grown_once_to_the_exact_size() {
-        for answer in [FULL, BEARER_TOKEN] {
+        for answer in [FULL, BEARER_TOKEN, CredentialAnswer { ephemeral: true, state: Some("scm-agent:1"), ..FULL }] {
             let mut out = Vec::new();
             answer.write(&mut out).unwrap();
             assert_eq!(out.capacity(), out.len());

@@ -53,8 +53,14 @@ impl Operation {
     }
 }
 
-/// What a helper says to git's `capability` action: the protocol's version, and the one optional capability that is made use of.
-pub const CAPABILITIES: &[u8] = b"version 0\ncapability authtype\n";
+/// What a helper says to git's `capability` action: the protocol's version, and the optional capabilities, both made use of.
+pub const CAPABILITIES: &[u8] = b"version 0\ncapability authtype\ncapability state\n";
+
+/// What each `state[]` of ours begins with: git hands those of all helpers to every helper (git-credential(1)).
+pub const STATE_PREFIX: &str = "scm-agent:";
+
+/// Longest `state[]` of ours in bytes, its prefix included.
+pub const MAX_STATE_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use super::Wiped;
 use super::answer::BEARER;
 use super::frame::printable;
+use super::{MAX_STATE_BYTES, STATE_PREFIX, Wiped};
 
 /// An agent's answer, sorted by who is to see it.
 #[derive(Debug, Default)]
@@ -38,12 +38,13 @@ pub enum RelayError {
         /// Counted from 1.
         line: usize,
     },
-    /// A key that needs the capability `authtype` comes before it, where git would drop it without a word.
+    /// A key comes before the one that it needs, so that git would drop it without a word or ask again for nothing.
     Order {
         /// Counted from 1.
         line: usize,
     },
-    /// An expiry that is no number, a scheme other than Bearer, or `ephemeral` or `quit` with anything but 1.
+    /// An expiry that is no number, a scheme other than Bearer, a state that is not the agent's, or `continue`, `ephemeral` or
+    /// `quit` with anything but 1.
     Value {
         /// Counted from 1.
         line: usize,
@@ -56,7 +57,7 @@ impl fmt::Display for RelayError {
             Self::Byte { line } => write!(f, "line {line} of the answer has a carriage return or a NUL byte in it"),
             Self::Duplicate { line } => write!(f, "line {line} of the answer repeats a key"),
             Self::NotKeyValue { line } => write!(f, "line {line} of the answer is not of the form key=value"),
-            Self::Order { line } => write!(f, "line {line} of the answer comes before the capability that it needs"),
+            Self::Order { line } => write!(f, "line {line} of the answer comes before another that it needs"),
             Self::Value { line } => write!(f, "line {line} of the answer has a value that its key cannot have"),
         }
     }
@@ -65,9 +66,9 @@ impl fmt::Display for RelayError {
 impl std::error::Error for RelayError {}
 
 /// The keys that git may see, and the two that the user may see.
-const KEYS: [&[u8]; 10] = [
+const KEYS: [&[u8]; 11] = [
     b"authtype",
-    b"capability[]",
+    b"continue",
     b"credential",
     b"ephemeral",
     b"error",
@@ -75,8 +76,12 @@ const KEYS: [&[u8]; 10] = [
     b"password",
     b"password_expiry_utc",
     b"quit",
+    b"state[]",
     b"username",
 ];
+
+/// The values of `capability[]` that git may see.
+const CAPABILITIES: [&[u8]; 2] = [b"authtype", b"state"];
 
 impl Relay {
     /// Sorts an answer, given without its final blank line. Other keys (`host`, `oauth_refresh_token`) are dropped.
@@ -86,7 +91,8 @@ impl Relay {
     pub fn read(answer: &[u8]) -> Result<Self, RelayError> {
         let mut relay = Self { git: Wiped::with_capacity(answer.len()), ..Self::default() };
         let mut seen = [false; KEYS.len()];
-        let mut has_authtype = false;
+        let mut announced = [false; CAPABILITIES.len()];
+        let mut has_state = false;
         for (index, line) in answer.split_inclusive(|&byte| byte == b'\n').enumerate() {
             let number = index + 1;
             let content = line.strip_suffix(b"\n").unwrap_or(line);
@@ -95,27 +101,36 @@ impl Relay {
             }
             let equals = content.iter().position(|&byte| byte == b'=').ok_or(RelayError::NotKeyValue { line: number })?;
             let (key, value) = (&content[..equals], &content[equals + 1..]);
-            // A list, of which one entry is known.
-            if key == b"capability[]" && value != b"authtype" {
+            // A list, of which two entries are known.
+            if key == b"capability[]" {
+                let Some(known) = CAPABILITIES.iter().position(|&known| known == value) else { continue };
+                if std::mem::replace(&mut announced[known], true) {
+                    return Err(RelayError::Duplicate { line: number });
+                }
+                relay.pass(content);
                 continue;
             }
             let Some(known) = KEYS.iter().position(|&known| known == key) else { continue };
             if std::mem::replace(&mut seen[known], true) {
                 return Err(RelayError::Duplicate { line: number });
             }
+            let [has_authtype_capability, has_state_capability] = announced;
             match key {
-                b"authtype" | b"credential" | b"ephemeral" if !has_authtype => return Err(RelayError::Order { line: number }),
+                b"authtype" | b"credential" | b"ephemeral" if !has_authtype_capability => return Err(RelayError::Order { line: number }),
+                b"state[]" if !has_state_capability => return Err(RelayError::Order { line: number }),
+                // Without a state the agent would take the next `get` for a first one.
+                b"continue" if !has_state => return Err(RelayError::Order { line: number }),
                 b"authtype" if value != BEARER.as_bytes() => return Err(RelayError::Value { line: number }),
                 b"error" => relay.error = Some(printable(&String::from_utf8_lossy(value))),
                 b"message" => relay.message = Some(printable(&String::from_utf8_lossy(value))),
                 b"password_expiry_utc" if value.is_empty() || !value.iter().all(u8::is_ascii_digit) => {
                     return Err(RelayError::Value { line: number });
                 }
-                b"ephemeral" | b"quit" if value != b"1" => return Err(RelayError::Value { line: number }),
+                b"continue" | b"ephemeral" | b"quit" if value != b"1" => return Err(RelayError::Value { line: number }),
+                b"state[]" if !is_own_state(value) => return Err(RelayError::Value { line: number }),
                 _ => {
-                    has_authtype |= key == b"capability[]";
-                    relay.git.extend(content);
-                    relay.git.extend(b"\n");
+                    has_state |= key == b"state[]";
+                    relay.pass(content);
                 }
             }
         }
@@ -128,6 +143,17 @@ impl Relay {
         let mut lines = self.git.expose_secret().split(|&byte| byte == b'\n');
         lines.find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
     }
+
+    fn pass(&mut self, line: &[u8]) {
+        self.git.extend(line);
+        self.git.extend(b"\n");
+    }
+}
+
+/// Whether a state is one that the agent can have made: git shows it to every other helper.
+fn is_own_state(state: &[u8]) -> bool {
+    state.len() <= MAX_STATE_BYTES
+        && state.strip_prefix(STATE_PREFIX.as_bytes()).is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_graphic))
 }
 
 /// Length of the answer at the start of `bytes` without its final blank line; `None` while it is not complete.
@@ -157,13 +183,24 @@ mod tests {
     fn a_bearer_token_is_let_through_with_the_capability_that_it_needs() {
         let answer = b"capability[]=authtype\nauthtype=Bearer\ncredential=t=\nephemeral=1\npassword_expiry_utc=1900000000\n";
         assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), answer);
-        let others = b"capability[]=state\ncapability[]=authtype\ncapability[]=new\nauthtype=Bearer\ncredential=t\n";
+        let others = b"capability[]=new\ncapability[]=authtype\ncapability[]=\nauthtype=Bearer\ncredential=t\n";
         assert_eq!(Relay::read(others).unwrap().git.expose_secret(), b"capability[]=authtype\nauthtype=Bearer\ncredential=t\n");
     }
 
     #[test]
+    fn a_state_of_the_agent_s_is_let_through_with_what_belongs_to_it() {
+        for answer in [
+            &b"capability[]=state\nusername=u\npassword=p\nstate[]=scm-agent:0f\ncontinue=1\n"[..],
+            b"capability[]=authtype\ncapability[]=state\nephemeral=1\nusername=u\npassword=p\nstate[]=scm-agent:0f\ncontinue=1\n",
+            b"capability[]=state\ncapability[]=authtype\nauthtype=Bearer\ncredential=t\nephemeral=1\nstate[]=scm-agent:0f\ncontinue=1\n",
+        ] {
+            assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), answer);
+        }
+    }
+
+    #[test]
     fn what_git_must_not_believe_is_dropped() {
-        let answer = b"protocol=http\nhost=evil.example\npath=x\noauth_refresh_token=r\nusername=u\nurl=http://evil.example\nstate[]=x\n";
+        let answer = b"protocol=http\nhost=evil.example\npath=x\noauth_refresh_token=r\nusername=u\nurl=http://evil.example\nwwwauth[]=x\n";
         assert_eq!(Relay::read(answer).unwrap().git.expose_secret(), b"username=u\n");
     }
 
@@ -197,6 +234,19 @@ mod tests {
             (b"capability[]=state\nauthtype=Bearer\n", RelayError::Order { line: 2 }),
             (b"credential=t\ncapability[]=authtype\n", RelayError::Order { line: 1 }),
             (b"ephemeral=1\n", RelayError::Order { line: 1 }),
+            (b"capability[]=state\ncapability[]=state\n", RelayError::Duplicate { line: 2 }),
+            (b"capability[]=state\nstate[]=scm-agent:1\nstate[]=scm-agent:2\n", RelayError::Duplicate { line: 3 }),
+            (b"capability[]=state\nstate[]=scm-agent:1\ncontinue=1\ncontinue=1\n", RelayError::Duplicate { line: 4 }),
+            (b"capability[]=state\nstate[]=scm-agent:1\ncontinue=0\n", RelayError::Value { line: 3 }),
+            (b"capability[]=state\nstate[]=other:1\n", RelayError::Value { line: 2 }),
+            (b"capability[]=state\nstate[]=scm-agent:\n", RelayError::Value { line: 2 }),
+            (b"capability[]=state\nstate[]=\n", RelayError::Value { line: 2 }),
+            (b"capability[]=state\nstate[]=scm-agent:1 2\n", RelayError::Value { line: 2 }),
+            (b"capability[]=state\nstate[]=scm-agent:\xff\n", RelayError::Value { line: 2 }),
+            (b"capability[]=authtype\nstate[]=scm-agent:1\n", RelayError::Order { line: 2 }),
+            (b"state[]=scm-agent:1\ncapability[]=state\n", RelayError::Order { line: 1 }),
+            (b"capability[]=state\ncontinue=1\nstate[]=scm-agent:1\n", RelayError::Order { line: 2 }),
+            (b"capability[]=state\nephemeral=1\n", RelayError::Order { line: 2 }),
         ];
         for (answer, error) in table {
             assert_eq!(Relay::read(answer).unwrap_err(), *error, "{}", answer.escape_ascii());

@@ -179,7 +179,7 @@ fn an_unknown_operation_is_passed_over_in_silence_without_asking_the_agent() {
 #[test]
 fn capabilities_version_and_usage_need_no_agent() {
     let nowhere = Path::new("/nonexistent/agent.sock");
-    assert_eq!(run(nowhere, "capability", b"").stdout, b"version 0\ncapability authtype\n");
+    assert_eq!(run(nowhere, "capability", b"").stdout, b"version 0\ncapability authtype\ncapability state\n");
     assert_eq!(run(nowhere, "--version", b"").stdout, format!("git-credential-scm-agent {}\n", env!("CARGO_PKG_VERSION")).as_bytes());
     assert!(run(nowhere, "--help", b"").stdout.starts_with(b"usage: "));
     let wrong = run(nowhere, "--unknown", b"");
@@ -229,7 +229,7 @@ fn a_file_that_is_no_socket_is_not_used() {
 
 #[test]
 fn what_git_must_not_see_of_an_answer_is_dropped() {
-    let answer = b"protocol=http\nhost=evil.example\nusername=u\noauth_refresh_token=canary\npath=x\npassword=p\nstate[]=x\nquit=1\n\n";
+    let answer = b"protocol=http\nhost=evil.example\nusername=u\noauth_refresh_token=canary\npath=x\npassword=p\nwwwauth[]=x\nquit=1\n\n";
     let agent = Agent::answering(&answer[..]);
     assert_eq!(run(&agent.socket, "get", REQUEST).stdout, b"username=u\npassword=p\nquit=1\n");
 }
