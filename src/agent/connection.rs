@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{Agent, Client, HOSTS_SHARE_PERCENT, sign_in};
 use crate::broker::{Caller, Outcome, Presentation};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
-use crate::git::{CredentialAnswer, CredentialRequest};
+use crate::git::{CredentialAnswer, CredentialRequest, MAX_STATE_BYTES};
 use crate::integration::sync::{Asker, TrustError};
 use crate::{oauth_app, status};
 
@@ -172,9 +172,10 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
                 Err(error) => message(&error.to_string(), true),
             }
         }
-        Outcome::Credential { presentation, token, password_expiry_utc } => {
+        Outcome::Credential { presentation, token, password_expiry_utc, state } => {
             let token = token.access_token.expose_secret().as_bytes();
-            let nothing = CredentialAnswer { password_expiry_utc, ..CredentialAnswer::default() };
+            let ephemeral = request.has_capability("authtype");
+            let nothing = CredentialAnswer { password_expiry_utc, ephemeral, state: state.as_deref(), ..CredentialAnswer::default() };
             let (answer, name_length) = match &presentation {
                 Presentation::Bearer => (CredentialAnswer { bearer: Some(token), ..nothing }, 0),
                 Presentation::Password { username } => {
@@ -183,7 +184,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
                 }
             };
             // Large enough at once: growing would leave copies.
-            let mut text = Vec::with_capacity(name_length + token.len() + 128);
+            let mut text = Vec::with_capacity(name_length + token.len() + MAX_STATE_BYTES + 192);
             match answer.write(&mut text) {
                 Ok(()) => end(text),
                 Err(error) => message(&error.to_string(), true),

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Nobody, Own, Reason};
 use super::grants::GrantError;
-use super::{Broker, Caller, Error, Outcome, Presentation, Right, TokenKey, unix_seconds};
+use super::healing::{self, Resumed, Subject};
+use super::{Broker, Caller, Error, Outcome, Presentation, TokenKey, unix_seconds};
 use crate::git::{CredentialRequest, Operation};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
-use crate::integration::registry::Lookup;
 use crate::login;
 use crate::oauth::{self, CachedToken, IssuedToken, MintError, ServicePlan};
 use crate::store::GrantKey;
@@ -24,28 +25,53 @@ impl Broker {
     /// Answers one request.
     pub async fn answer(&self, operation: Operation, request: &CredentialRequest, caller: Caller) -> Outcome {
         match operation {
-            Operation::Erase => {
-                self.forget_pats(request, &caller).await;
-                self.erase(request, &caller).await
-            }
+            Operation::Erase => self.erase(request, &caller).await,
             Operation::Get => self.get(request, &caller).await,
-            // That a token of the daemon's own worked changes nothing; one that the user brought is kept.
-            Operation::Store => {
-                self.keep_pat(request, &caller).await;
-                Outcome::Silence
-            }
+            Operation::Store => self.store(request, &caller).await,
+        }
+    }
+
+    /// Hears of a credential that a host took. A token of the daemon's own is here already; one that the user brought is kept.
+    async fn store(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
+        if !self.taken(request, caller) {
+            self.keep_pat(request, caller).await;
+        }
+        Outcome::Silence
+    }
+
+    /// Hears of a credential that a host refused.
+    async fn erase(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
+        self.forget_pats(request, caller).await;
+        match self.refused(request, caller).await {
+            Some(message) => Outcome::Refusal { message, quit: false },
+            None => Outcome::Silence,
         }
     }
 
     /// Answers `get`: the whole flow.
     pub(super) async fn get(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
+        let begun = Instant::now();
         // 1, 2: the list is here already; which of its integrations is asked for?
         let Ok(location) = self.location(request, request.username.as_deref()) else { return Outcome::Silence };
         let Some(registry) = self.first_registry().await else {
             return turned_away(caller, &location, None, self.no_list_message(), false);
         };
-        let asked = Asked { request, caller, location: &location };
-        match self.decide(request, caller, &location, &registry) {
+        // Also a state of another process's: git asks no third time.
+        let is_final = healing::has_state(request);
+        let asked = Asked { request, caller, location: &location, begun, is_final };
+        match self.resume(request, caller, &registry).await {
+            None => self.act(asked, self.decide(request, caller, &location, &registry)).await,
+            Some(Resumed::Go(decision)) => self.act(asked, decision).await,
+            Some(Resumed::Paused(integration, storm)) => {
+                let message = healing::paused(&integration, &location, &storm);
+                turned_away(caller, &location, Some(&integration), message, !integration.pat)
+            }
+        }
+    }
+
+    /// Does what was decided.
+    async fn act(&self, asked: Asked<'_>, decision: Decision) -> Outcome {
+        match decision {
             Decision::Nobody(nobody) => asked.nobody(&nobody),
             Decision::Own(own) => self.get_own(asked, &own).await,
             Decision::Pat(pat) => self.get_pat(asked, &pat).await,
@@ -55,7 +81,7 @@ impl Broker {
 
     /// Answers `get` with the app's own token.
     async fn get_service(&self, asked: Asked<'_>, integration: &Arc<ScmIntegration>, plan: &ServicePlan) -> Outcome {
-        let Asked { request, caller, location } = asked;
+        let Asked { request, caller, location, .. } = asked;
         // 3, 4: a token, from the cache or for the secret.
         let key = TokenKey::of(integration);
         let minted = self.cache.get_or_mint(&key, self.mint(integration, plan)).await;
@@ -69,7 +95,7 @@ impl Broker {
             // 5: the answer.
             Ok(token) => {
                 let presentation = Presentation::of(request, plan.bearer, &plan.username, plan.any_username);
-                self.credential(caller, location, integration, "service", presentation, token)
+                self.credential(asked, integration, Subject::Service(key), presentation, token)
             }
             Err(error) => {
                 if let (MintError::Failed(Error::OAuth(oauth::Error::GrantNotOffered { .. })), Some(user)) = (&*error, &plan.user) {
@@ -84,7 +110,7 @@ impl Broker {
                 if let Some(outcome) = self.pat_instead(asked, integration).await {
                     return outcome;
                 }
-                let message = service_failure(location, &error);
+                let message = service_failure(asked.no_token(), location, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
@@ -92,7 +118,7 @@ impl Broker {
 
     /// Answers `get` with the caller's own grant.
     async fn get_own(&self, asked: Asked<'_>, own: &Own) -> Outcome {
-        let Asked { request, caller, location } = asked;
+        let Asked { request, caller, location, .. } = asked;
         let Own { integration, plan, key } = own;
         let definition = TokenKey::of(integration);
         let token = self.grants.token(key, integration, plan).await;
@@ -102,13 +128,13 @@ impl Broker {
         match token {
             Ok(token) => {
                 let presentation = Presentation::of(request, plan.bearer, &plan.username, plan.any_username);
-                self.credential(caller, location, integration, "user", presentation, token)
+                self.credential(asked, integration, Subject::Own(key.clone()), presentation, token)
             }
             Err(error) => {
                 if let Some(outcome) = self.pat_instead(asked, integration).await {
                     return outcome;
                 }
-                let (message, _) = own_failure(location, key, &error);
+                let (message, _) = own_failure(asked.no_token(), location, key, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
@@ -117,41 +143,25 @@ impl Broker {
     /// The answer with a token, and its line in the log.
     fn credential(
         &self,
-        caller: &Caller,
-        location: &Location,
+        asked: Asked<'_>,
         integration: &ScmIntegration,
-        grant: &'static str,
+        subject: Subject,
         presentation: Presentation,
         token: Arc<CachedToken>,
     ) -> Outcome {
+        let Asked { request, caller, location, begun, is_final } = asked;
+        let grant = if matches!(subject, Subject::Own(_)) { "user" } else { "service" };
         let fingerprint = self.fingerprints.of(&token.access_token);
         self.handed_out.note(&token.access_token);
         info!(
             target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
             "answered"
         );
-        Outcome::Credential { presentation, password_expiry_utc: token.expires_at.map(|end| expiry_for_git(end, self.clock.now())), token }
-    }
-
-    /// Forgets a token that a host refused, if it is the one held.
-    async fn erase(&self, request: &CredentialRequest, caller: &Caller) -> Outcome {
-        let Some(refused) = request.token() else { return Outcome::Silence };
-        // The user name is the one that was answered, not the one of the URL, so it says nothing of the place. Whatever the
-        // place leaves open, the token itself settles.
-        let Ok(location) = self.location(request, None) else { return Outcome::Silence };
-        let candidates = match self.sync.registry().for_host(&location) {
-            Lookup::Ambiguous(candidates) => candidates,
-            Lookup::Match(integration) => vec![integration],
-            Lookup::None => Vec::new(),
-        };
-        for integration in candidates {
-            // Who may not have the app's token may not have it forgotten either.
-            let erased = self.grants.erase(caller.uid, &integration, refused.expose_secret()).await
-                || caller.may(Right::Service, &integration, &location, "erase")
-                    && self.cache.erase(&TokenKey::of(&integration), refused.expose_secret());
-            info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
-        }
-        Outcome::Silence
+        // One that came just now has no successor that would fare better.
+        let can_heal = !is_final && request.has_capability("state") && token.was_there(begun);
+        let state = if can_heal { self.healing.state(caller.uid, &subject, &token) } else { None };
+        let password_expiry_utc = token.expires_at.map(|end| expiry_for_git(end, self.clock.now()));
+        Outcome::Credential { presentation, password_expiry_utc, state, token }
     }
 
     /// The work of stages 3 and 4 for one integration, to be done at most once at a time.
@@ -185,9 +195,17 @@ pub(super) struct Asked<'a> {
     pub(super) request: &'a CredentialRequest,
     pub(super) caller: &'a Caller,
     pub(super) location: &'a Location,
+    /// When it came.
+    begun: Instant,
+    /// Whether the host refused a token in this exchange already.
+    is_final: bool,
 }
 
 impl Asked<'_> {
+    fn no_token(self) -> &'static str {
+        if self.is_final { "the host refused the token, and there is no other" } else { NO_TOKEN }
+    }
+
     /// The answer where nobody answers, and its line in the log.
     pub(super) fn nobody(self, nobody: &Nobody) -> Outcome {
         let Self { caller, location, .. } = self;
@@ -204,18 +222,21 @@ impl Asked<'_> {
     }
 }
 
+/// What is not there, for a line that says why.
+pub(super) const NO_TOKEN: &str = "no token";
+
 /// The line for the user where the app's token cannot be had.
-pub(super) fn service_failure(location: &Location, error: &MintError<Error>) -> String {
-    format!("no token for {location}: {error}; run: scm-agent status")
+pub(super) fn service_failure(nothing: &str, location: &Location, error: &MintError<Error>) -> String {
+    format!("{nothing} for {location}: {error}; run: scm-agent status")
 }
 
 /// The line for the user where a grant gives no token, and the command in it.
-pub(super) fn own_failure(location: &Location, key: &GrantKey, error: &MintError<GrantError>) -> (String, String) {
+pub(super) fn own_failure(nothing: &str, location: &Location, key: &GrantKey, error: &MintError<GrantError>) -> (String, String) {
     let next = match error {
         MintError::Failed(GrantError::NeedsLogin { .. } | GrantError::Gone) => login::command(&location.to_string(), &key.account),
         _ => "scm-agent accounts".to_owned(),
     };
-    (format!("no token for {location}: {error}; run: {next}"), next)
+    (format!("{nothing} for {location}: {error}; run: {next}"), next)
 }
 
 /// A refusal, and its line in the log.

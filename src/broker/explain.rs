@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use super::answer::{own_failure, service_failure};
+use super::answer::{NO_TOKEN, own_failure, service_failure};
 use super::decision::{Decision, Nobody, Own, Reason};
 use super::pats::{Pat, PatProspect, PatSource, pat_failure};
 use super::{Broker, Caller, Error, Presentation, Right, Rights, TokenKey, Verdict, unix_seconds};
@@ -109,7 +109,7 @@ impl Broker {
             return instead;
         }
         let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
-        let failure = |error: &MintError<Error>| (service_failure(asked.location, error), "scm-agent status".to_owned());
+        let failure = |error: &MintError<Error>| (service_failure(NO_TOKEN, asked.location, error), "scm-agent status".to_owned());
         let mut explanation = expect(prospect, integration, failure);
         if !is_sure {
             explanation.answer.reason.push_str(UNLESS_NOT_OFFERED);
@@ -127,7 +127,7 @@ impl Broker {
         }
         let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
         let account = Some(key.account.clone()).filter(|account| !account.is_empty());
-        let mut explanation = expect(prospect, integration, |error| own_failure(asked.location, key, error));
+        let mut explanation = expect(prospect, integration, |error| own_failure(NO_TOKEN, asked.location, key, error));
         explanation.identity = Some(identity("own", account, asked.request, presentation));
         explanation
     }

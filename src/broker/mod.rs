@@ -7,6 +7,7 @@ mod fingerprint;
 mod following;
 mod grants;
 mod handed_out;
+mod healing;
 mod kept;
 mod oauth_app;
 mod operators_pats;
@@ -39,6 +40,7 @@ use crate::store::GrantStore;
 use fingerprint::TokenFingerprints;
 use grants::Grants;
 use handed_out::HandedOut;
+use healing::{Breakers, Healing};
 pub use kept::{KeptList, Opened};
 pub use operators_pats::OperatorsPat;
 use operators_pats::OperatorsPats;
@@ -81,6 +83,8 @@ pub enum Outcome {
         token: Arc<CachedToken>,
         /// When git should stop using it, Unix seconds.
         password_expiry_utc: Option<u64>,
+        /// What git is to bring back should the host refuse the token, so that it gets another one.
+        state: Option<String>,
     },
     /// A personal access token, as a password.
     Pat {
@@ -172,6 +176,7 @@ pub struct Broker {
     grants: Arc<Grants>,
     handed_out: HandedOut,
     operators_pats: OperatorsPats,
+    healing: Healing,
     store_problem: Option<String>,
     secrets: Arc<SecretLedger>,
     revocations: Arc<Revocations>,
@@ -198,7 +203,9 @@ impl Broker {
         } = parts;
         let (secrets, tokens) = (Arc::new(SecretLedger::new(keys)), Arc::new(tokens));
         let fingerprints = Arc::new(TokenFingerprints::new());
+        let breakers = Arc::new(Breakers::default());
         let grants = Grants::new(grants::Parts {
+            breakers: Arc::clone(&breakers),
             clock: Arc::clone(&clock),
             fingerprints: Arc::clone(&fingerprints),
             secrets: Arc::clone(&secrets),
@@ -217,6 +224,7 @@ impl Broker {
             operators_pats: OperatorsPats::new(operators_pats, Arc::clone(&fingerprints)),
             fingerprints,
             grants: Arc::new(grants),
+            healing: Healing::new(breakers),
             store_problem,
             secrets,
             revocations,

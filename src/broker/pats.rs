@@ -109,7 +109,7 @@ impl Broker {
 
     /// Answers `get` with a personal access token.
     pub(super) async fn get_pat(&self, asked: Asked<'_>, pat: &Pat) -> Outcome {
-        let Asked { request, caller, location } = asked;
+        let Asked { request, caller, location, .. } = asked;
         let Pat { integration, source } = pat;
         let (username, token) = match self.pat_prospect(caller, pat).await {
             PatProspect::Given { username, token } => (username, token),

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
+use super::healing::Subject;
 use super::{Broker, Error, TokenKey, unix_seconds};
 use crate::integration::ScmIntegration;
 use crate::integration::pins::Quarantined;
@@ -44,6 +47,7 @@ impl Broker {
         store.healthy = store_problems.is_empty();
         degraded.extend(store_problems);
         let held = self.cache.states();
+        let storms = self.healing.breakers().storms(Instant::now());
         let mut own = self.grants.describe(only, |id| registry.get(id).map(Arc::clone));
         let mut integrations = Vec::new();
         for rejected in registry.rejected() {
@@ -56,6 +60,12 @@ impl Broker {
             if own.iter().any(|token| token.grant == "user") {
                 // Where the issuer gives the app no token, its users' count instead.
                 entry.tokens.retain(|token| token.last_error.is_none());
+            }
+            if let Some(storm) = storms.get(&Subject::Service(TokenKey::of(integration))) {
+                for token in &mut entry.tokens {
+                    token.state = status::TokenState::Failing;
+                    token.last_error.get_or_insert_with(|| storm.describe(&integration.host));
+                }
             }
             entry.tokens.extend(self.operators_pats.describe(integration));
             if let Some(waiting) = quarantine.get(&integration.id) {

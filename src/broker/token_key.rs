@@ -51,6 +51,13 @@ impl TokenKey {
     }
 }
 
+impl TokenKey {
+    /// What all that the token depends on comes to.
+    pub(super) fn binding(&self) -> &[u8; 32] {
+        &self.binding
+    }
+}
+
 impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TokenKey({})", self.integration.id)

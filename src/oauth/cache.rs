@@ -42,6 +42,8 @@ pub struct CachedToken {
     pub minted_at: SystemTime,
     /// The scopes granted, where the reply named them.
     pub scopes: Option<Vec<String>>,
+    requested_at: Instant,
+    was_kept: bool,
     deadline: Deadline,
     /// With less life than this, callers wait for a new one.
     minimum_life: Duration,
@@ -52,14 +54,27 @@ pub struct CachedToken {
 impl CachedToken {
     fn new(issued: IssuedToken) -> Self {
         let expires_at = issued.expires_at();
-        let IssuedToken { access_token, expires_in, requested_at, scopes } = issued;
+        let IssuedToken { access_token, expires_in, requested_at, was_kept, scopes } = issued;
         let lifetime = expires_in.unwrap_or(ASSUMED_LIFETIME);
         let minimum_life = minimum_life(lifetime);
         let spread = u32::try_from(RandomState::new().hash_one(()) % u64::from(2 * REFRESH_SPREAD_PERMILLE + 1)).unwrap_or_default();
         let elapsed = REFRESH_PERMILLE - REFRESH_SPREAD_PERMILLE + spread;
         let refresh_life = refresh_life(lifetime, elapsed);
         let deadline = requested_at.after(lifetime);
-        Self { access_token, expires_at, minted_at: requested_at.wall, scopes, deadline, minimum_life, refresh_life }
+        let Moment { monotonic, wall } = requested_at;
+        Self { access_token, expires_at, minted_at: wall, scopes, requested_at: monotonic, was_kept, deadline, minimum_life, refresh_life }
+    }
+
+    /// Whether it was there already at that time, rather than asked for since.
+    #[must_use]
+    pub fn was_there(&self, at: Instant) -> bool {
+        self.was_kept || self.requested_at < at
+    }
+
+    /// How long ago it was asked for.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.requested_at)
     }
 
     fn remaining(&self, now: Moment) -> Duration {
@@ -322,6 +337,12 @@ where
         if let Some(entry) = state.entries.get_mut(key).filter(|entry| entry.flight.is_some()) {
             entry.token.get_or_insert_with(|| Arc::new(token));
         }
+    }
+
+    /// The key's token, whether or not it still lives.
+    #[must_use]
+    pub fn held(&self, key: &K) -> Option<Arc<CachedToken>> {
+        self.shared.lock().entries.get(key)?.token.clone()
     }
 
     /// Drops the key's token if it is this password, compared in constant time; says whether it did.

@@ -41,6 +41,8 @@ pub struct IssuedToken {
     pub expires_in: Option<Duration>,
     /// When the request was sent: the lifetime is counted from here, so never too long.
     pub requested_at: Moment,
+    /// Whether it was there before it was asked for: somebody kept it.
+    pub was_kept: bool,
     /// The scopes granted; `None` when the reply names none, which means those asked for (RFC 6749 section 5.1).
     pub scopes: Option<Vec<String>>,
 }
@@ -118,7 +120,7 @@ impl TokenClient {
         let reply = self.http.send(request).await?;
         let TokenReply { access_token, expires_in, scopes } = TokenReply::parse(&reply, &host, plan.form_replies, self.clock.now())?;
         tracing::debug!(host, expires_in_seconds = expires_in.map(|lifetime| lifetime.as_secs()), "an access token was issued");
-        Ok(IssuedToken { access_token, expires_in, requested_at, scopes })
+        Ok(IssuedToken { access_token, expires_in, requested_at, was_kept: false, scopes })
     }
 
     /// The issuer's metadata, which is remembered for an hour.

@@ -58,27 +58,6 @@ async fn git_clones_and_pushes_with_nothing_but_the_helper() {
 }
 
 #[tokio::test]
-async fn a_token_that_the_host_revoked_is_replaced_after_git_says_so() {
-    let scene = Scene::new(crate::binaries()).await;
-    let host = git_host(&scene).await;
-    scene.control_plane.set_integrations(vec![scene.integration(1, &host.host())]);
-    let daemon = scene.world.start(&scene.config("1s")).await;
-    daemon.until_synced().await;
-    let ls_remote = || {
-        let mut command = git_with_helper(scene.world.directory(), &scene.world.binaries.helper, daemon.socket());
-        command.args(["ls-remote", &host.url("project.git")]);
-        run(command, "")
-    };
-    assert!(ls_remote().await.status.success());
-    scene.issuer.revoke_all();
-    // git erases the refused token and gives up; the next command gets a new one.
-    assert!(!ls_remote().await.status.success());
-    let second = ls_remote().await;
-    assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
-    assert_eq!(scene.issuer.token_requests(), 2);
-}
-
-#[tokio::test]
 async fn a_hundred_requests_on_a_cold_cache_cause_one_token_request() {
     let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);

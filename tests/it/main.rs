@@ -15,6 +15,7 @@ mod flow;
 mod git;
 mod git_setup;
 mod grants;
+mod healing;
 mod helper;
 mod hostile_memory;
 mod http;

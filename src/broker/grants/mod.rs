@@ -19,8 +19,10 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
 
 use super::fingerprint::TokenFingerprints;
+use super::healing::{Breakers, Subject};
 use super::secrets::SecretLedger;
 use crate::clock::Clock;
 use crate::integration::ScmIntegration;
@@ -112,6 +114,7 @@ pub(super) enum Choice {
 
 /// The grants of all users of this host.
 pub(super) struct Grants {
+    breakers: Arc<Breakers>,
     cache: TokenCache<GrantKey, GrantError>,
     clock: Arc<dyn Clock>,
     fingerprints: Arc<TokenFingerprints>,
@@ -139,6 +142,7 @@ pub(super) struct Grants {
 
 /// What it takes to look after grants.
 pub(super) struct Parts {
+    pub(super) breakers: Arc<Breakers>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fingerprints: Arc<TokenFingerprints>,
     pub(super) secrets: Arc<SecretLedger>,
@@ -149,12 +153,13 @@ pub(super) struct Parts {
 impl Grants {
     /// Reads what the store holds. A store that cannot be read is named in the status, and the daemon goes on.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { clock, fingerprints, secrets, store, tokens } = parts;
+        let Parts { breakers, clock, fingerprints, secrets, store, tokens } = parts;
         let (index, trouble) = match store.list() {
             Ok(list) => (list.into_iter().map(|summary| (summary.key.clone(), summary)).collect(), None),
             Err(error) => (BTreeMap::new(), Some(error.to_string())),
         };
         Self {
+            breakers,
             cache: TokenCache::new(Arc::clone(&clock)),
             clock,
             fingerprints,
@@ -225,19 +230,33 @@ impl Grants {
         self.cache.forget_failures(|error| matches!(error, GrantError::Undecryptable { .. }));
     }
 
-    /// Has a token that a host refused not served again: the next request renews the grant.
-    pub(super) async fn erase(self: &Arc<Self>, uid: u32, integration: &ScmIntegration, password: &[u8]) -> bool {
-        let keys: Vec<GrantKey> = {
-            let index = lock(&self.index);
-            index.keys().filter(|key| is_sign_in(key, uid, integration)).cloned().collect()
-        };
-        let mut erased = false;
-        for key in keys {
-            // After a restart only the store knows the token.
-            let was_cached = self.cache.erase(&key, password);
-            erased |= self.expire(&key, password).await || was_cached;
+    /// The grants of a user at an integration.
+    pub(super) fn of_user(&self, uid: u32, integration: &ScmIntegration) -> Vec<GrantKey> {
+        lock(&self.index).keys().filter(|key| is_sign_in(key, uid, integration)).cloned().collect()
+    }
+
+    /// The token that serves a grant now, as far as memory has one.
+    pub(super) fn held(&self, key: &GrantKey) -> Option<Arc<CachedToken>> {
+        self.cache.held(key)
+    }
+
+    /// When a grant's token was had and how long ago that is, if it is this one and not known to be over.
+    pub(super) async fn find(&self, key: &GrantKey, token: &[u8], now: Instant) -> Option<(SystemTime, Duration)> {
+        if let Some(held) = self.held(key).filter(|held| held.access_token.matches(token)) {
+            return Some((held.minted_at, held.age(now)));
         }
-        erased
+        // After a restart only the store knows the token.
+        let record = self.load(key).await.ok()??;
+        let time = self.clock.now();
+        let is_over = record.expires_at.is_some_and(|end| end <= time);
+        let is_it = record.access_token.matches(token) && !is_over;
+        is_it.then(|| (record.obtained_at, time.duration_since(record.obtained_at).unwrap_or_default()))
+    }
+
+    /// Has a token that a host refused not served again: the next request renews the grant. Whether it was this one.
+    pub(super) async fn erase(&self, key: &GrantKey, token: &[u8]) -> bool {
+        let was_cached = self.cache.erase(key, token);
+        self.expire(key, token).await || was_cached
     }
 
     /// Renews grants in time, for as long as it is polled. `find` says what an integration is now and how users sign in there.
@@ -246,6 +265,7 @@ impl Grants {
             tokio::time::sleep(LOOK).await;
             self.catch_up().await;
             self.sessions.forget_expired();
+            self.breakers.sweep(Instant::now());
             let in_use: Vec<GrantKey> = self.cache.states().into_iter().map(|(key, _)| key).collect();
             let now = self.clock.now();
             let due: Vec<GrantKey> = {
@@ -340,7 +360,11 @@ impl Grants {
         if let Some(reason) = over {
             return (status::TokenState::NeedsLogin, None, Some(reason));
         }
-        let last_error = held.and_then(|held| held.last_error.as_ref()).map(ToString::to_string);
+        let storm = || {
+            let storm = self.breakers.storm(&Subject::Own(summary.key.clone()), summary.key.uid, Instant::now());
+            storm.map(|storm| storm.describe(&summary.host))
+        };
+        let last_error = held.and_then(|held| held.last_error.as_ref()).map(ToString::to_string).or_else(storm);
         let state = match held.map(|held| held.state) {
             Some(TokenState::Refreshing) => status::TokenState::Refreshing,
             _ if last_error.is_some() => status::TokenState::Failing,

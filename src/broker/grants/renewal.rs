@@ -115,6 +115,7 @@ impl Grants {
             access_token: granted.access_token.duplicate(),
             expires_in: granted.expires_in,
             requested_at: granted.requested_at,
+            was_kept: false,
             scopes: granted.scopes.clone(),
         };
         let record = record_of(key.clone(), integration, granted, (Some(due.refresh_token), due.scopes));
@@ -185,7 +186,8 @@ fn kept_token(record: &GrantRecord, now: Moment) -> IssuedToken {
         Some(monotonic) if expires_in.is_some() => Moment { monotonic, wall: record.obtained_at },
         _ => now,
     };
-    IssuedToken { access_token: record.access_token.duplicate(), expires_in, requested_at, scopes: Some(record.scopes.clone()) }
+    let scopes = Some(record.scopes.clone());
+    IssuedToken { access_token: record.access_token.duplicate(), expires_in, requested_at, was_kept: true, scopes }
 }
 
 /// The access token's whole lifetime, where it is known.

@@ -67,6 +67,7 @@ impl Scene {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             fingerprints: Arc::new(TokenFingerprints::new()),
             secrets: Arc::new(SecretLedger::new(KeyRing::load(&Config::default()).unwrap())),
+            breakers: Arc::default(),
             store: Arc::new(store),
             tokens: Arc::new(TokenClient::new(http, Arc::clone(&clock) as Arc<dyn Clock>)),
         }));

@@ -48,7 +48,7 @@ async fn dropped(ids: impl IntoIterator<Item = String>) -> Vec<(TokenKey, Arc<Ca
     for id in ids {
         let mint = || async {
             let access_token = AccessToken::parse(Zeroizing::new(b"canary".to_vec())).unwrap();
-            Ok(IssuedToken { access_token, expires_in: None, requested_at: Moment::now(&SystemClock), scopes: None })
+            Ok(IssuedToken { access_token, expires_in: None, requested_at: Moment::now(&SystemClock), was_kept: false, scopes: None })
         };
         cache.get_or_mint(&TokenKey::of(&Arc::new(integration(&id))), mint).await.unwrap();
     }

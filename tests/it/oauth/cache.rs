@@ -118,7 +118,13 @@ impl Bench {
                             Some(expires_in)
                         }
                     };
-                    Ok(IssuedToken { access_token: token(&format!("token-{number}")), expires_in, requested_at, scopes: None })
+                    Ok(IssuedToken {
+                        access_token: token(&format!("token-{number}")),
+                        expires_in,
+                        requested_at,
+                        was_kept: false,
+                        scopes: None,
+                    })
                 }
             })
             .await

@@ -192,3 +192,49 @@ async fn a_name_with_another_number_counts_from_the_next_sighup_on() {
     daemon.until(|status| status["degraded"] == serde_json::json!([])).await;
     assert!(may(CI).await && !may(DEV).await);
 }
+
+/// What a git from 2.46 on asks with.
+const NEW_GET: &str = "capability[]=authtype\ncapability[]=state\nprotocol=https\nhost=one.example.com\n";
+
+fn field(printed: &str, key: &str) -> Option<String> {
+    printed.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_user_who_has_every_token_replaced_stops_alone_and_another_s_state_is_nobody_s() {
+    let scene = scene().await;
+    let daemon = scene.world.start(&config(&scene, "")).await;
+    daemon.until_synced().await;
+    let ask = async |uid: u32, operation: &str, request: &str| ask_as(&scene, &daemon, uid, &[], operation, request).await;
+    let get = async |uid: u32, lines: &str| ask(uid, "get", &format!("{NEW_GET}{lines}\n")).await;
+
+    let token = field(&get(CI, "").await, "password").unwrap();
+    let (of_ci, of_dev) = (field(&get(CI, "").await, "state[]").unwrap(), field(&get(DEV, "").await, "state[]").unwrap());
+    assert_ne!(of_ci, of_dev);
+    for (uid, state) in [(DEV, &of_ci), (CI, &of_dev), (BUILDER, &of_dev)] {
+        assert_eq!(field(&get(uid, &format!("state[]={state}\n")).await, "password").as_ref(), Some(&token));
+    }
+    assert_eq!(scene.issuer.token_requests(), 1);
+
+    // One user says of each token that it was refused.
+    let erase = async |uid: u32| {
+        let held = field(&get(uid, "").await, "password").unwrap();
+        ask(uid, "erase", &format!("protocol=https\nhost=one.example.com\nusername=oauth2\npassword={held}\n\n")).await
+    };
+    let mut told = String::new();
+    for _ in 0..50 {
+        told = erase(DEV).await;
+    }
+    assert!(told.contains("one.example.com refused 3 new tokens in a row; no other is fetched for "), "{told}");
+    assert_eq!(scene.issuer.token_requests(), 3);
+
+    // The others have the token that is held, and theirs are replaced.
+    let held = get(CI, "").await;
+    let (token, state) = (field(&held, "password").unwrap(), field(&held, "state[]").unwrap());
+    let healed = field(&get(CI, &format!("state[]={state}\nusername=oauth2\n")).await, "password").unwrap();
+    assert_ne!(healed, token);
+    assert_eq!(erase(CI).await, "");
+    assert_eq!(scene.issuer.token_requests(), 4);
+    assert_eq!(field(&get(DEV, "").await, "password"), field(&get(CI, "").await, "password"), "who caused it is served on too");
+}
