@@ -147,6 +147,11 @@ class Agent(Process):
         user = ["-c", "user.name=dev", "-c", "user.email=dev@example.test"]
         return self.world.call(["git", *chain, *user, *arguments], given=given, check=check)
 
+    def git_heals(self):
+        """Whether this git asks again, within a command, when the host refuses a token: from 2.46 on."""
+        version = self.world.call(["git", "version"]).stdout.split()[2].split(b".")
+        return (int(version[0]), int(version[1])) >= (2, 46)
+
     def ask(self, action="get", **attributes):
         """The helper by itself: its answer as a dict, and what it said on standard error."""
         text = "".join(f"{name}={value}\n" for name, value in attributes.items()) + "\n"

@@ -102,7 +102,7 @@ class Flow(Suite):
         stale = self.token()
         self.issuer.revoke("app", stale)
         # An old git gives up on the first 401, after telling the helper to erase; the next command must work in any case.
-        self.agent.git("ls-remote", self.url, check=False)
+        self.agent.git("ls-remote", self.url, check=self.agent.git_heals())
         self.agent.git("ls-remote", self.url)
         fresh = self.token()
         expect(fresh != stale and self.git_host.is_live(fresh), "the revoked token is still given out")

@@ -176,7 +176,7 @@ class Login(LoginSuite):
         self.issuer.end(stale)
         with self.counted(refreshes=1):
             # An old git gives up on the first 401, after telling the helper to erase; the next command must work in any case.
-            self.agent.git("ls-remote", self.url, check=False)
+            self.agent.git("ls-remote", self.url, check=self.agent.git_heals())
             self.agent.git("ls-remote", self.url)
         expect(self.token() != stale, "the dead token is still given out")
 
