@@ -84,9 +84,11 @@ async fn token(daemon: &Daemon, host: &str) -> Result<String, String> {
     token.ok_or(answer)
 }
 
-/// Has a token dropped, so that the next request needs the secret.
+/// Has a token dropped that the host took before, so that the next request needs the secret.
 async fn erase(daemon: &Daemon, host: &str, token: &str) {
-    daemon.ask(&format!("scm-agent/1 erase\nprotocol=https\nhost={host}\nusername=x\npassword={token}\n\n")).await;
+    for operation in ["store", "erase"] {
+        daemon.ask(&format!("scm-agent/1 {operation}\nprotocol=https\nhost={host}\nusername=x\npassword={token}\n\n")).await;
+    }
 }
 
 fn fingerprints(status: &Value) -> Vec<&Value> {

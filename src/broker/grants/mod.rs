@@ -255,8 +255,9 @@ impl Grants {
 
     /// Has a token that a host refused not served again: the next request renews the grant. Whether it was this one.
     pub(super) async fn erase(&self, key: &GrantKey, token: &[u8]) -> bool {
-        let was_cached = self.cache.erase(key, token);
-        self.expire(key, token).await || was_cached
+        // The record first: who finds nothing in the cache takes what is kept.
+        let was_kept = self.expire(key, token).await;
+        self.cache.erase(key, token) || was_kept
     }
 
     /// Renews grants in time, for as long as it is polled. `find` says what an integration is now and how users sign in there.

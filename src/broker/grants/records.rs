@@ -83,8 +83,10 @@ impl Grants {
         let _turn = self.writing.lock().await;
         let Ok(Some(record)) = self.load(key).await else { return false };
         let is_it = record.access_token.matches(token);
-        if is_it {
-            let _ = self.put(GrantRecord { expires_at: Some(self.clock.now()), ..record }).await;
+        let now = self.clock.now();
+        // Many gits may say so of one token at once.
+        if is_it && record.expires_at.is_none_or(|end| end > now) {
+            let _ = self.put(GrantRecord { expires_at: Some(now), ..record }).await;
         }
         is_it
     }

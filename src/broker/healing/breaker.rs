@@ -175,6 +175,8 @@ impl Breaker {
     fn count(&mut self, id: TokenId, limit: usize, now: Instant) -> Option<Storm> {
         self.touched = now;
         if self.counted.replace(id) == Some(id) {
+            // The one that started a pause which is over now.
+            self.pause.iter_mut().for_each(|pause| pause.has_retried = true);
             return None;
         }
         self.forget(now);
@@ -347,6 +349,17 @@ mod tests {
             assert_eq!(bench.refuse_this(&subject, 1, old, WINDOW), None);
         }
         assert_eq!([bench.refuse(&subject, 1), bench.refuse(&subject, 1)], [None, Some(30)]);
+    }
+
+    #[tokio::test]
+    async fn replacing_the_token_that_was_served_in_a_pause_is_the_chance_after_it() {
+        let (mut bench, subject) = (Bench::new(), service());
+        assert_eq!([bench.refuse(&subject, 1), bench.refuse(&subject, 1)], [None, None]);
+        let served = bench.token();
+        assert_eq!(bench.refuse_this(&subject, 1, served, YOUNG), Some(30));
+        bench.wait(30);
+        assert_eq!(bench.refuse_this(&subject, 1, served, YOUNG), None);
+        assert_eq!(bench.refuse(&subject, 1), Some(60));
     }
 
     #[tokio::test]

@@ -86,9 +86,11 @@ impl Stage {
         self.scene.token(daemon, SCM).await
     }
 
-    /// Has the daemon take a token for refused by its host.
+    /// Has the daemon take a token for refused by its host, which took it before: else it would not be replaced again and again.
     pub async fn erase(&self, daemon: &Daemon, token: &str) {
-        daemon.ask(&format!("scm-agent/1 erase\nprotocol=https\nhost={SCM}\nusername=x\npassword={token}\n\n")).await;
+        for operation in ["store", "erase"] {
+            daemon.ask(&format!("scm-agent/1 {operation}\nprotocol=https\nhost={SCM}\nusername=x\npassword={token}\n\n")).await;
+        }
     }
 }
 
