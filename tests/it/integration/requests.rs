@@ -285,12 +285,9 @@ const OURS: &[&str] = &[
 ///
 /// The last of `host=` and `url=` counts, of those lines that come before the blank one.
 fn names_our_host(text: &[u8]) -> bool {
-    if text.contains(&0) {
-        return false;
-    }
     let mut named = None;
     for line in text.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).take_while(|line| !line.is_empty()) {
-        if line.contains(&b'\r') {
+        if line.contains(&b'\r') || line.contains(&0) {
             return false;
         }
         if let Some(host) = line.strip_prefix(b"host=") {
