@@ -112,7 +112,7 @@ impl Nobody {
         let takes_pats = integration.is_some_and(|integration| integration.pat);
         Some(match &self.reason {
             Reason::Ambiguous => {
-                format!("several integrations serve {location}; set credential.useHttpPath=true so that git says which repository it wants")
+                format!("several integrations serve {location}, and git does not say which repository it wants; run: scm-agent git setup")
             }
             Reason::SeveralAccounts(accounts) => {
                 let names = names(accounts);

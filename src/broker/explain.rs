@@ -240,7 +240,7 @@ impl Asked<'_> {
         let (reason, next) = match &nobody.reason {
             Reason::Ambiguous => (
                 "several integrations would do, and a wrong one's token is worse than none".to_owned(),
-                Some(format!("git config --global credential.{location}.useHttpPath true")),
+                Some("scm-agent git setup".to_owned()),
             ),
             Reason::Denied { right, rule } => (
                 match rule {
