@@ -3,9 +3,11 @@
 //! git itself is asked, where the user stands, so that its own files, conditions and precedence count. Nothing that it is asked here
 //! runs a program that its configuration names.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::path::Path;
 
+use crate::cli::git::matching::Query;
+use crate::cli::git::settings::{self, ByUrl};
+use crate::cli::git::{chain, program};
 use crate::error::{Error, Kind};
 use crate::explain::Git;
 use crate::git::CredentialRequest;
@@ -15,9 +17,6 @@ const MAX_URL_BYTES: usize = 4_096;
 
 /// The first version that can send a token as Bearer.
 const BEARER_SINCE: (u32, u32) = (2, 46);
-
-/// How many sections for URLs are held against the URL.
-const MAX_SECTIONS: usize = 100;
 
 /// What git makes of a URL.
 pub(in crate::cli) struct View {
@@ -53,8 +52,8 @@ pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, 
     }
     // A password is nobody's business, git's command line included.
     let (typed, mut has_password) = without_password(typed);
-    let version = output(&["version"], None).map(|text| text.trim().trim_start_matches("git version ").to_owned());
-    let found = output(&["ls-remote", "--get-url", "--", &typed], None).map(|url| url.trim_end_matches('\n').to_owned());
+    let version = program::version();
+    let found = output(&["ls-remote", "--get-url", "--", &typed]).map(|url| url.trim_end_matches('\n').to_owned());
     let (url, more) = without_password(found.as_deref().filter(|url| !url.chars().any(char::is_control)).unwrap_or(&typed));
     has_password |= more;
     let rewritten_to = (url != typed).then(|| without_userinfo(&url));
@@ -75,28 +74,31 @@ pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, 
         Err(error) => return Err(Error::new(Kind::Usage, format!("git could not ask for the URL: {error}")).hint(example)),
     };
     request.password = None;
-    git.use_http_path = output(&["config", "--type=bool", "--get-urlmatch", "credential.useHttpPath", &url], None)
-        .is_some_and(|value| value.trim() == "true");
+    let entries = settings::read(Path::new(".")).unwrap_or_default();
+    let (settings, query) = (ByUrl::new("credential", &entries), Query::new(&url));
+    git.use_http_path = query.as_ref().is_some_and(|query| settings.uses_path(query));
     if !git.use_http_path {
         request.path = None;
     }
+    let configured = query.as_ref().and_then(|query| settings.matching(query, "username").pop()?.value.clone());
     git.username_from = if let Some(username) = username {
         request.username = Some(username.to_owned());
         Some("option".to_owned())
     } else if request.username.is_some() {
         Some("url".to_owned())
-    } else if let Some(name) = output(&["config", "--get-urlmatch", "credential.username", &url], None) {
-        request.username = Some(name.trim_end_matches('\n').to_owned());
+    } else if let Some(name) = configured {
+        request.username = Some(name);
         Some("config".to_owned())
     } else {
         None
     };
-    if git.version.as_deref().is_some_and(|version| is_since(version, BEARER_SINCE)) {
+    if git.version.as_deref().and_then(program::numbers).is_some_and(|version| version >= BEARER_SINCE) {
         request.capabilities = vec![b"authtype".to_vec(), b"state".to_vec()];
     }
     if git.version.is_some() {
-        git.helpers = helpers(&url);
-        git.asks_agent = match git.helpers.iter().any(|helper| is_ours(helper)) {
+        let helpers = query.map(|query| settings.helpers(&query)).unwrap_or_default();
+        git.helpers = helpers.iter().filter_map(|entry| entry.value.clone()).collect();
+        git.asks_agent = match helpers.into_iter().any(chain::is_ours) {
             true => Some(true),
             // A line of shell may call us.
             false if git.helpers.iter().any(|helper| helper.starts_with('!')) => None,
@@ -166,55 +168,9 @@ fn https_form(host: &str, path: &str) -> Option<String> {
     Some(format!("https://{host}/{path}"))
 }
 
-/// The helpers that git asks about a URL, in its order: that of the configuration, whether a section is for all URLs or for some.
-fn helpers(url: &str) -> Vec<String> {
-    let listed = output(&["config", "-z", "--get-regexp", r"^credential\.(.*\.)?helper$"], None).unwrap_or_default();
-    let mut helpers: Vec<String> = Vec::new();
-    for entry in listed.split('\0').filter(|entry| !entry.is_empty()).take(MAX_SECTIONS) {
-        let (key, helper) = entry.split_once('\n').unwrap_or((entry, ""));
-        let section = key.strip_prefix("credential.").and_then(|rest| rest.strip_suffix(".helper"));
-        if section.is_some_and(|section| !covers(section, url)) {
-            continue;
-        }
-        // An empty value forgets the ones before it.
-        match helper.is_empty() {
-            true => helpers.clear(),
-            false => helpers.push(helper.to_owned()),
-        }
-    }
-    helpers
-}
-
-/// Whether a section `[credential "PATTERN"]` counts for a URL: git says so.
-fn covers(pattern: &str, url: &str) -> bool {
-    // A pattern without a scheme, which only credentials have, is for any.
-    let scheme = url.split("://").next().unwrap_or_default();
-    let pattern = if pattern.contains("://") { pattern.to_owned() } else { format!("{scheme}://{pattern}") };
-    let quoted = pattern.replace('\\', "\\\\").replace('"', "\\\"");
-    let section = format!("[credential \"{quoted}\"]\n\thelper = yes\n");
-    output(&["config", "--file", "-", "--get-urlmatch", "credential.helper", url], Some(&section)).is_some()
-}
-
-fn is_ours(helper: &str) -> bool {
-    let program = helper.split_whitespace().next().unwrap_or_default();
-    program == "scm-agent" || program.ends_with("/git-credential-scm-agent")
-}
-
-fn is_since(version: &str, since: (u32, u32)) -> bool {
-    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-    matches!((parts.next(), parts.next()), (Some(major), Some(minor)) if (major, minor) >= since)
-}
-
 /// What git prints, if it succeeds.
-fn output(arguments: &[&str], stdin: Option<&str>) -> Option<String> {
-    let mut command = Command::new("git");
-    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() }).spawn().ok()?;
-    if let (Some(text), Some(mut pipe)) = (stdin, child.stdin.take()) {
-        // Far less than a pipe holds. A git that does not read it says no by its exit code.
-        let _ = pipe.write_all(text.as_bytes());
-    }
-    let output = child.wait_with_output().ok()?;
+fn output(arguments: &[&str]) -> Option<String> {
+    let output = settings::git(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -265,15 +221,6 @@ mod tests {
         }
         for none in ["git@ssh.dev.azure.com:v3/acme", "$(id):x", "ho st:x"] {
             assert_eq!(https(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        for (version, expected) in
-            [("2.46.0", true), ("2.47.3 (Apple Git-1)", true), ("3.0", true), ("2.45.9", false), ("2.5.0", false), ("", false)]
-        {
-            assert_eq!(is_since(version, BEARER_SINCE), expected, "{version}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The program that git starts for us.
+//! The two programs: git, and the one that it starts for us.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,18 @@ use super::settings::git_itself;
 /// Its file name, as git looks for it when `credential.helper` is `scm-agent`.
 pub(crate) const HELPER: &str = "git-credential-scm-agent";
 
+/// git's version as it says it, without its name; nothing where there is no git.
+pub(crate) fn version() -> Option<String> {
+    let output = git_itself(&["version"]).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("git version ").to_owned())
+}
+
+/// The first two numbers of a version.
+pub(crate) fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map_while(|part| part.parse().ok());
+    Some((parts.next()?, parts.next()?))
+}
+
 /// Where git finds it: beside its own programs, else in PATH.
 pub(crate) fn find_helper() -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
@@ -14,4 +26,18 @@ pub(crate) fn find_helper() -> Option<PathBuf> {
     let exec_path = exec_path.filter(|path| !path.is_empty()).map(|path| PathBuf::from(std::ffi::OsString::from_vec(path)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     exec_path.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(HELPER)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        for (version, expected) in
+            [("2.46.0", Some((2, 46))), ("2.47.3 (Apple Git-1)", Some((2, 47))), ("3.0", Some((3, 0))), ("3", None), ("", None)]
+        {
+            assert_eq!(numbers(version), expected, "{version}");
+        }
+    }
 }

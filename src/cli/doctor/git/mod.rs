@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use super::Check;
 use crate::cli::git::matching::Query;
-use crate::cli::git::program::{HELPER, find_helper};
+use crate::cli::git::program::{self, HELPER, find_helper};
 use crate::cli::git::sections::Section;
 use crate::cli::git::{chain, sections, settings};
 use crate::config::Config;
@@ -31,10 +31,9 @@ const NO_GIT: &str = "there is no git in PATH";
 
 /// Looks at the two programs that a credential needs: git and the helper.
 pub(super) fn programs() -> Vec<Check> {
-    let version = settings::git_itself(&["version"]).output().ok().filter(|output| output.status.success());
-    match version {
+    match program::version() {
         None => vec![Check::fail("git", NO_GIT, "install git")],
-        Some(version) => vec![version_check(String::from_utf8_lossy(&version.stdout).trim()), helper_program()],
+        Some(version) => vec![version_check(&version), helper_program()],
     }
 }
 
@@ -92,19 +91,17 @@ pub(super) fn examine(socket: &Path, status: &Status, config: Option<&Config>) -
     checks
 }
 
-fn version_check(text: &str) -> Check {
-    let numbers = text.trim_start_matches("git version ");
-    let mut parts = numbers.split('.').map_while(|part| part.parse::<u32>().ok());
-    match (parts.next(), parts.next()) {
-        (Some(major), Some(minor)) if (major, minor) < EXPIRY_SINCE => Check::warn(
+fn version_check(version: &str) -> Check {
+    match program::numbers(version) {
+        Some(numbers) if numbers < EXPIRY_SINCE => Check::warn(
             "git",
-            format!("git {numbers} does not know when a token ends"),
+            format!("git {version} does not know when a token ends"),
             "git 2.40 or later asks again in time; older ones may need to run a command twice",
         ),
-        (Some(major), Some(minor)) if (major, minor) < HEALING_SINCE => {
-            Check::ok("git", format!("git {numbers}; from 2.46 on it can ask again within a command when a host has revoked a token"))
+        Some(numbers) if numbers < HEALING_SINCE => {
+            Check::ok("git", format!("git {version}; from 2.46 on it can ask again within a command when a host has revoked a token"))
         }
-        _ => Check::ok("git", format!("git {numbers}")),
+        _ => Check::ok("git", format!("git {version}")),
     }
 }
 
@@ -131,11 +128,11 @@ mod tests {
 
     #[test]
     fn an_old_git_is_warned_about() {
-        assert_eq!(version_check("git version 2.39.5").state, State::Warn);
-        assert_eq!(version_check("git version 2.40.0").state, State::Ok);
-        assert_eq!(version_check("git version 2.47.3 (Apple Git-1)").state, State::Ok);
-        assert_eq!(version_check("git version 3.0").state, State::Ok);
+        assert_eq!(version_check("2.39.5").state, State::Warn);
+        assert_eq!(version_check("2.40.0").state, State::Ok);
+        assert_eq!(version_check("2.47.3 (Apple Git-1)").state, State::Ok);
+        assert_eq!(version_check("3.0").state, State::Ok);
         let healing = |text| version_check(text).detail.contains("revoked");
-        assert!(healing("git version 2.45.9") && !healing("git version 2.46.0"));
+        assert!(healing("2.45.9") && !healing("2.46.0"));
     }
 }
