@@ -144,6 +144,8 @@ impl From<crate::agent::socket::Error> for Error {
     fn from(error: crate::agent::socket::Error) -> Self {
         use crate::agent::socket::Error as SocketError;
         let hint = match &error {
+            SocketError::Gone { .. } => "systemd makes it anew with the socket unit: systemctl restart scm-agent.socket scm-agent",
+            SocketError::Inherited { .. } => "see ListenStream= in the socket unit: systemctl cat scm-agent.socket",
             SocketError::InUse { .. } => "see what it holds: scm-agent status; or give this one another agent.socket",
             SocketError::NotASocket { .. } => "move that file away, or change agent.socket",
             SocketError::System { action: "set the group of", .. } => "the user that runs the agent must be a member of agent.socket_group",

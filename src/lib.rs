@@ -21,6 +21,7 @@ pub mod login;
 pub mod oauth;
 pub mod oauth_app;
 pub mod secret;
+pub mod service;
 pub mod state;
 pub mod status;
 pub mod store;

@@ -27,6 +27,35 @@ pub struct Status {
     pub degraded: Vec<String>,
 }
 
+impl Status {
+    /// What the daemon holds and what is wrong with it, in a line of bounded length; `now` in Unix seconds.
+    #[must_use]
+    pub fn line(&self, now: u64) -> String {
+        const LONGEST_REASON: usize = 200;
+        let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let lives = |token: &&Token| matches!(token.state, TokenState::Refreshing | TokenState::Valid);
+        let tokens = self.integrations.iter().flat_map(|integration| &integration.tokens).filter(lives).count();
+        let list = match self.sync.last_success {
+            None => "no list yet".to_owned(),
+            Some(confirmed) => {
+                let age = now.saturating_sub(confirmed);
+                let age = if age < 120 { format!("{age} s") } else { format!("{} min", age / 60) };
+                format!("list {age} old{}", if self.sync.stale { " and stale" } else { "" })
+            }
+        };
+        let held = format!("{}, {}, {list}", count(self.integrations.len(), "integration"), count(tokens, "token"));
+        match self.degraded.as_slice() {
+            [] => held,
+            [first, more @ ..] => {
+                let cut: String = first.chars().take(LONGEST_REASON).collect();
+                let dots = if cut.len() < first.len() { "…" } else { "" };
+                let more = if more.is_empty() { String::new() } else { format!(" (and {} more)", more.len()) };
+                format!("{held}; degraded: {cut}{dots}{more}")
+            }
+        }
+    }
+}
+
 /// A loaded runner key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
@@ -189,4 +218,60 @@ pub struct Trust {
     pub accepted: bool,
     /// Why not; or, beside an acceptance, why it lasts only until the next start.
     pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_held_and_the_first_thing_that_is_wrong() {
+        let token = |state| Token { subject: "service".to_owned(), expires_at: None, state, last_error: None };
+        let integration = |tokens| Integration {
+            id: String::new(),
+            scm_id: String::new(),
+            host: String::new(),
+            virtual_directory: String::new(),
+            client_id: None,
+            issuer: None,
+            oauth: true,
+            pat: false,
+            secret: Secret::Ok,
+            grant: "service".to_owned(),
+            note: None,
+            tokens,
+            quarantine: None,
+        };
+        let mut status = Status {
+            version: String::new(),
+            pid: 1,
+            uptime_seconds: 0,
+            key: Vec::new(),
+            sync: Sync {
+                source: String::new(),
+                last_success: None,
+                last_attempt: None,
+                last_error: None,
+                next: None,
+                consecutive_failures: 0,
+                watching: false,
+                stale: false,
+                next_attempt_in_seconds: None,
+            },
+            integrations: Vec::new(),
+            store: Store { kind: String::new(), healthy: true },
+            memory: Memory { locked: true, reason: None },
+            connections: 0,
+            degraded: Vec::new(),
+        };
+        assert_eq!(status.line(1_000), "0 integrations, 0 tokens, no list yet");
+        status.sync.last_success = Some(980);
+        status.integrations = vec![integration(vec![token(TokenState::Valid), token(TokenState::Failing)])];
+        assert_eq!(status.line(1_000), "1 integration, 1 token, list 20 s old");
+        status.sync.stale = true;
+        status.degraded = vec!["one".to_owned(), "two".to_owned(), "three".to_owned()];
+        assert_eq!(status.line(1_580), "1 integration, 1 token, list 10 min old and stale; degraded: one (and 2 more)");
+        status.degraded = vec!["ü".repeat(1_000)];
+        assert!(status.line(0).ends_with(&format!("old and stale; degraded: {}…", "ü".repeat(200))));
+    }
 }

@@ -206,6 +206,8 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
             let document = tokio::task::spawn_blocking(move || serde_json::to_vec(&agent.status(only)).unwrap_or_default());
             document.await.unwrap_or_default()
         }
+        // For who wants to know whether the daemon answers at all, and which one does.
+        "ping" => serde_json::to_vec(&serde_json::json!({ "pid": std::process::id() })).unwrap_or_default(),
         "sync" => {
             let asker = if client.is_privileged { Asker::Operator } else { Asker::Anyone };
             serde_json::to_vec(&agent.broker.sync_now(asker).await).unwrap_or_default()

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod limits;
 pub mod peer;
+pub mod probe;
 pub mod socket;
 
 mod connection;
@@ -10,7 +11,7 @@ mod sign_in;
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -67,6 +68,8 @@ pub struct Agent {
     config: Config,
     connections: Connections,
     memory: status::Memory,
+    /// Why nobody new can connect.
+    socket_problem: Mutex<Option<String>>,
     started: Instant,
     /// Places for those who are being told the status: it can be megabytes long.
     status_places: Semaphore,
@@ -82,9 +85,20 @@ impl Agent {
             connections: Connections::new(config.limits),
             config,
             memory,
+            socket_problem: Mutex::default(),
             started: Instant::now(),
             status_places: Semaphore::new(STATUS_PLACES),
         }
+    }
+
+    /// What answers git.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    fn note_socket(&self, problem: Option<String>) {
+        *self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     /// What the daemon holds and how fresh it is. Of users' grants, with `only`, that user's alone.
@@ -92,6 +106,7 @@ impl Agent {
     pub fn status(&self, only: Option<u32>) -> Status {
         let mut report = self.broker.status(only);
         report.degraded.extend(self.access.problem());
+        report.degraded.extend(self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -137,9 +152,16 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
                 }
             },
             _ = look_after_socket.tick() => match socket.restore() {
-                Ok(false) => {}
+                Ok(false) => {
+                    if !restorable {
+                        info!("the socket's file is back");
+                        agent.note_socket(None);
+                    }
+                    restorable = true;
+                }
                 Ok(true) => {
                     restorable = true;
+                    agent.note_socket(None);
                     warn!("the socket's file was gone; made it again");
                     listener = UnixListener::from_std(socket.listener.try_clone()?)?;
                 }
@@ -148,6 +170,7 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
                         let cause = std::error::Error::source(&error).map(ToString::to_string);
                         warn!(error = %error, cause, "the socket's file is gone and cannot be made again; trying on");
                     }
+                    agent.note_socket(Some(error.to_string()));
                     restorable = false;
                 }
             },

@@ -1,8 +1,11 @@
 //! The daemon's Unix socket: never wider than its mode says, a live one never taken over, a stale one replaced.
+//!
+//! Or one that the service manager made and listens on itself (`LISTEN_FDS`, sd_listen_fds(3)): connections wait in it while the
+//! daemon is restarted. Its file, mode and group are the manager's then, and outlive the daemon.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +22,18 @@ const LIVENESS_LIMIT: Duration = Duration::from_secs(1);
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The file of a socket that was handed over is gone: only who made it can make it again.
+    #[error("the file of the socket {path} is gone, so that nobody can connect")]
+    Gone {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// What the service manager handed over is not what can be served on.
+    #[error("the socket that the service manager handed over {problem}")]
+    Inherited {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Another daemon answers on it.
     #[error("another scm-agent is running on {path}")]
     InUse {
@@ -43,16 +58,22 @@ pub enum Error {
     },
 }
 
-/// A bound socket. Dropping it removes the file, if the file is still this socket's.
+/// A bound socket. Dropping one that was bound here removes its file, if the file is still this socket's.
 #[derive(Debug)]
 pub struct BoundSocket {
     /// Accepts connections; not blocking.
     pub listener: UnixListener,
     /// The file's group.
     pub gid: u32,
-    mode: u32,
     path: PathBuf,
     identity: (u64, u64),
+    own: Option<Own>,
+}
+
+/// What there is to a socket that was bound here.
+#[derive(Debug)]
+struct Own {
+    mode: u32,
     // Held as long as the socket: of two daemons that start at once, one sees the other.
     _lock: rustix::fd::OwnedFd,
 }
@@ -84,7 +105,55 @@ impl BoundSocket {
         }
         refuse_to_replace(path)?;
         let (listener, metadata) = place(path, mode, gid)?;
-        Ok(Self { listener, gid: metadata.gid(), mode, path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), _lock: lock })
+        let own = Some(Own { mode, _lock: lock });
+        Ok(Self { listener, gid: metadata.gid(), path: path.to_owned(), identity: (metadata.dev(), metadata.ino()), own })
+    }
+
+    /// Takes over the socket that the service manager listens on, if it handed one over, which must be the one at `path`: that is
+    /// where git's helper looks for it. To be called before there are threads, once: the environment forgets it.
+    ///
+    /// # Errors
+    /// [`Error::Inherited`] when there are several, or it is no listening Unix stream socket, or another one.
+    pub fn inherited(path: &Path) -> Result<Option<Self>, Error> {
+        // Without a process id it may have been meant for any ancestor of this process.
+        if std::env::var_os("LISTEN_PID").is_none() {
+            return Ok(None);
+        }
+        let mut handed_over = listenfd::ListenFd::from_env();
+        let wrong = |problem: String| Error::Inherited { problem };
+        match handed_over.len() {
+            0 => return Ok(None),
+            1 => {}
+            several => return Err(wrong(format!("is one of {several}; the socket unit needs a single ListenStream="))),
+        }
+        let listener = handed_over.take_unix_listener(0).map_err(|_| wrong("is no Unix stream socket".to_owned()))?;
+        listener.map(|listener| Self::adopt(listener, path)).transpose()
+    }
+
+    /// Puts a socket that others bound to use, if it is the one that is meant.
+    fn adopt(listener: UnixListener, path: &Path) -> Result<Self, Error> {
+        let wrong = |problem: String| Error::Inherited { problem };
+        let failed = |error: io::Error| Error::Inherited { problem: format!("cannot be used: {}", error.kind()) };
+        if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(io::Error::from).map_err(failed)? {
+            return Err(wrong("does not listen; the socket unit needs ListenStream= and Accept=no".to_owned()));
+        }
+        let address = listener.local_addr().map_err(failed)?;
+        let Some(bound) = SocketAddr::as_pathname(&address) else { return Err(wrong("has no path".to_owned())) };
+        let look = |path: &Path| std::fs::metadata(path).ok().filter(|found| found.file_type().is_socket());
+        let Some(metadata) = look(bound) else { return Err(wrong(format!("was at {}, where it is no more", bound.display()))) };
+        let identity = (metadata.dev(), metadata.ino());
+        // Under whatever name, such as by way of /var/run.
+        if look(path).is_none_or(|configured| (configured.dev(), configured.ino()) != identity) {
+            return Err(wrong(format!("is at {}, and agent.socket says {}", bound.display(), path.display())));
+        }
+        listener.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { listener, gid: metadata.gid(), path: path.to_owned(), identity, own: None })
+    }
+
+    /// Whether the service manager made it, so that its file, mode and group are none of the daemon's.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.own.is_none()
     }
 
     /// Binds the socket anew if its file is gone, so that a cleaner of old files does not cut git off. Says whether it did.
@@ -94,8 +163,9 @@ impl BoundSocket {
     pub fn restore(&mut self) -> Result<bool, Error> {
         match std::fs::symlink_metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let Some(Own { mode, .. }) = self.own else { return Err(Error::Gone { path: self.path.clone() }) };
                 prepare(directory_of(&self.path), Some(self.gid))?;
-                let (listener, metadata) = place(&self.path, self.mode, Some(self.gid))?;
+                let (listener, metadata) = place(&self.path, mode, Some(self.gid))?;
                 self.listener = listener;
                 self.identity = (metadata.dev(), metadata.ino());
                 Ok(true)
@@ -107,6 +177,9 @@ impl BoundSocket {
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
+        if self.is_inherited() {
+            return;
+        }
         let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours {
             let _ = std::fs::remove_file(&self.path);
@@ -260,6 +333,47 @@ mod tests {
         assert!(!bound.restore().unwrap());
         drop(bound);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_socket_of_others_is_used_where_it_is_and_outlives_its_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let managers = UnixListener::bind(&path).unwrap();
+        let link = directory.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut adopted = BoundSocket::adopt(managers.try_clone().unwrap(), &link).unwrap();
+        assert!(adopted.is_inherited() && !adopted.restore().unwrap());
+        assert_eq!(adopted.gid, std::fs::metadata(&path).unwrap().gid());
+        drop(adopted);
+        assert!(UnixStream::connect(&path).is_ok());
+
+        let mut adopted = BoundSocket::adopt(managers, &path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(adopted.restore(), Err(Error::Gone { .. })));
+    }
+
+    #[test]
+    fn what_is_handed_over_must_listen_at_the_path_that_git_is_told() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let problem = |listener: UnixListener| match BoundSocket::adopt(listener, &at("agent.sock")) {
+            Err(Error::Inherited { problem }) => problem,
+            other => panic!("{other:?}"),
+        };
+        let elsewhere = UnixListener::bind(at("other.sock")).unwrap();
+        let expected = format!("is at {}, and agent.socket says {}", at("other.sock").display(), at("agent.sock").display());
+        assert_eq!(problem(elsewhere.try_clone().unwrap()), expected);
+        let _in_the_way = UnixListener::bind(at("agent.sock")).unwrap();
+        assert_eq!(problem(elsewhere.try_clone().unwrap()), expected);
+        std::fs::remove_file(at("other.sock")).unwrap();
+        assert!(problem(elsewhere).ends_with("where it is no more"));
+        let abstract_name = <SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(b"scm-agent-test-adopt").unwrap();
+        assert_eq!(problem(UnixListener::bind_addr(&abstract_name).unwrap()), "has no path");
+        let silent = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&silent, &SocketAddrUnix::new(at("silent.sock")).unwrap()).unwrap();
+        assert!(problem(UnixListener::from(silent)).starts_with("does not listen"));
     }
 
     #[test]

@@ -46,6 +46,11 @@ const NAME: &str = "git-credential-scm-agent";
 /// How long to wait before asking an agent again that had no free place.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often to ask again when the agent closed the connection without an answer, and how long to wait each time. Few and short:
+/// one that lets nobody in does the same.
+const RESTARTS: u32 = 4;
+const RESTART_PAUSE: Duration = Duration::from_millis(50);
+
 const USAGE: &str = "usage: git-credential-scm-agent [--socket PATH] get|store|erase|capability|PROMPT";
 
 /// What the command line asks for.
@@ -217,6 +222,7 @@ fn converse(operation: Operation, text: &[u8], socket: &Path, streams: &mut Stre
         Err(error) if operation == Operation::Get => return Err(streams.fail(&format!("not using the agent's socket: {error}"))),
         Err(_) => return Err(FAILED),
     };
+    let mut restarts = RESTARTS;
     let relay = loop {
         let mut connection = match exchange::connect(&path) {
             Ok(connection) => connection,
@@ -224,6 +230,11 @@ fn converse(operation: Operation, text: &[u8], socket: &Path, streams: &mut Stre
         };
         let relay = match exchange::exchange(&mut connection, &request, &deadline) {
             Ok(answer) => Relay::read(answer.expose_secret()),
+            // It was ended in the middle of this. Where systemd holds the socket, the next connection waits for its successor.
+            Err(ExchangeError::Closed) if restarts > 0 && deadline.pause(RESTART_PAUSE) => {
+                restarts -= 1;
+                continue;
+            }
             Err(error) => return Err(streams.fail(&no_answer(socket, &error))),
         };
         let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY);

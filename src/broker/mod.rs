@@ -24,13 +24,15 @@ mod token_key;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
+
 use crate::clock::Clock;
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::IntegrationRegistry;
 use crate::integration::source::RegisteredKeySource;
-use crate::integration::sync::{Answer, Asker, SyncHandle, TrustError};
+use crate::integration::sync::{Answer, Asker, Published, SyncHandle, TrustError};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, Plan, ProviderOverride, TokenCache, TokenClient, UserPlan};
 use crate::secret::AccessToken;
@@ -244,6 +246,17 @@ impl Broker {
         }
         let next_attempt_in_seconds = next_attempt_in.map(|pause| pause.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX));
         status::Sync { next_attempt_in_seconds, ..describe_sync(published.state, self.clock.now()) }
+    }
+
+    /// Waits for the first list, kept or new.
+    pub async fn first_list(&self) {
+        let _ = self.sync.first_list().await;
+    }
+
+    /// Follows the list and how fresh it is.
+    #[must_use]
+    pub fn lists(&self) -> watch::Receiver<Published> {
+        self.sync.subscribe()
     }
 
     /// Accepts a quarantined integration as it was shown, and puts it to use.

@@ -1,8 +1,8 @@
 //! `scm-agent run`: the daemon, in the foreground, from the configuration to the last connection.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
+use crate::service::{Manager, News};
 use crate::state::StateKeys;
 use crate::store::{FileStore, GrantStore, MemoryStore};
 use crate::{harden, http, status};
@@ -35,6 +36,14 @@ const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The least time between two readings, however often they are asked for.
 const KEY_FILES_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the service manager waits at most for the first list before it is told that the daemon serves: git is answered, if
+/// only with what is wrong, and units that start after this one are not to fail with the control plane.
+const FIRST_LIST_GRACE: Duration = Duration::from_secs(10);
+
+/// How often the service manager is told what the daemon holds, and the least time in between.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the configured source can be asked.
 pub(super) struct Sources {
@@ -60,6 +69,9 @@ pub struct Args {
 /// When something is wrong with the configuration, the keys or the socket. A control plane that is down is waited for.
 pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     log::start(&config.log);
+    // Before there are threads: the environment forgets what was handed over.
+    let inherited = BoundSocket::inherited(&config.agent.socket);
+    let manager = Manager::from_environment();
     let memory = match harden::lock_memory() {
         Ok(()) => status::Memory { locked: true, reason: None },
         Err(reason) => {
@@ -75,7 +87,16 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let access = Arc::new(Access::new(config.access_rules(), SystemAccounts)?);
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
-    let socket = BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?;
+    let socket = match inherited? {
+        Some(socket) => {
+            info!(socket = %config.agent.socket.display(), gid = socket.gid, "the service manager listens already");
+            if gid.is_some_and(|gid| gid != socket.gid) {
+                warn!("agent.socket_group does not count: the socket unit says who may connect, with SocketGroup= and SocketMode=");
+            }
+            socket
+        }
+        None => BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?,
+    };
     let state = state_directory(&config.agent.state_dir)?;
     let kept = Arc::new(match &state {
         Opened { directory: Some(directory), .. } => KeptList::new(directory, &keys),
@@ -115,7 +136,7 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
             tasks.spawn(watching);
         }
         tasks.spawn(look_up_names(Arc::clone(&access), signal(SignalKind::hangup())?));
-        serve(config, socket, broker, access, memory, tasks).await
+        serve(config, socket, broker, access, memory, tasks, &manager).await
     })?;
     // What still runs holds nothing that must be finished: a token that was on its way is asked for again.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -159,7 +180,8 @@ async fn serve(
     broker: Arc<Broker>,
     access: Arc<Access>,
     memory: status::Memory,
-    tasks: JoinSet<()>,
+    mut tasks: JoinSet<()>,
+    manager: &Manager,
 ) -> Result<Ending, Error> {
     let agent = Arc::new(Agent::new(
         Arc::clone(&broker),
@@ -175,6 +197,8 @@ async fn serve(
         },
         memory,
     ));
+    tasks.spawn(keep_told(manager.clone(), Arc::clone(&agent)));
+    tasks.spawn(keep_alive(manager.clone(), config.agent.socket.clone(), socket.is_inherited()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
@@ -183,10 +207,56 @@ async fn serve(
             _ = terminate.recv() => info!("SIGTERM"),
             _ = interrupt.recv() => info!("SIGINT"),
         }
+        manager.tell(News::Stopping(config.agent.shutdown_grace_period));
     })
     .await?;
     drop(tasks);
     Ok(ending)
+}
+
+/// Tells the service manager that the daemon serves, and from then on what it holds.
+async fn keep_told(manager: Manager, agent: Arc<Agent>) {
+    if !manager.listens() {
+        return;
+    }
+    let _ = tokio::time::timeout(FIRST_LIST_GRACE, agent.broker().first_list()).await;
+    let mut told = status_line(&agent).await;
+    manager.tell(News::Ready(told.clone()));
+    let mut lists = agent.broker().lists();
+    loop {
+        // In a burst of changes, the last one is told.
+        let _ = tokio::time::timeout(STATUS_INTERVAL, lists.changed()).await;
+        tokio::time::sleep(STATUS_PAUSE).await;
+        let line = status_line(&agent).await;
+        if line != told {
+            manager.tell(News::Status(line.clone()));
+            told = line;
+        }
+    }
+}
+
+/// What the daemon holds. With thousands of integrations that takes a moment, for which git is not to wait.
+async fn status_line(agent: &Arc<Agent>) -> String {
+    let agent = Arc::clone(agent);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    tokio::task::spawn_blocking(move || agent.status(None).line(now)).await.unwrap_or_default()
+}
+
+/// Tells the service manager that the daemon answers, as long as it does so through its own socket.
+async fn keep_alive(manager: Manager, socket: PathBuf, is_inherited: bool) {
+    let pid = std::process::id();
+    let is_alive = || {
+        let socket = socket.clone();
+        async move {
+            match agent::probe::answers(&socket, pid).await {
+                Ok(answers) => answers,
+                // A full queue is one that nobody takes connections from. But no restart would bring back the file of a socket
+                // that the manager made.
+                Err(error) => is_inherited && error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    };
+    manager.keep_alive(is_alive).await;
 }
 
 /// Starts what goes on beside serving: following the list, the key files and the registered key, and SIGHUP.

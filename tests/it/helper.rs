@@ -273,6 +273,24 @@ fn an_answer_that_is_not_whole_or_not_sound_gives_git_nothing() {
 }
 
 #[test]
+fn an_agent_that_is_restarted_in_the_middle_of_an_answer_is_asked_again_and_one_that_never_answers_is_not_for_ever() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let agent = Agent::start(move |stream| {
+        // Ended before the answer, in the middle of it, and then its successor.
+        let answer = [&b""[..], &ANSWER[..30], &[ANSWER, b"\n"].concat()][count.fetch_add(1, std::sync::atomic::Ordering::SeqCst)].to_vec();
+        stream.write_all(&answer)
+    });
+    let output = run(&agent.socket, "get", REQUEST);
+    assert_eq!(output.stdout, ANSWER, "{}", stderr(&output));
+    let seen = agent.requests();
+    assert!(seen.len() == 3 && seen.iter().all(|request| *request == seen[0]));
+
+    let agent = Agent::answering("");
+    assert_gave_nothing(&run(&agent.socket, "get", REQUEST), "closed the connection");
+    assert_eq!(agent.requests().len(), 5);
+}
+
+#[test]
 fn an_answer_may_arrive_in_pieces() {
     let agent = Agent::start(|stream| {
         for piece in ended(ANSWER).chunks(3) {

@@ -31,6 +31,7 @@ mod redirect;
 mod revocation;
 mod root;
 mod rotation;
+mod service;
 mod state;
 mod store;
 mod support;

@@ -44,11 +44,16 @@ impl Daemon {
         Self::spawn_as(command, socket)
     }
 
-    fn spawn_as(mut command: Command, socket: &Path) -> Self {
+    fn spawn_as(command: Command, socket: &Path) -> Self {
+        Self::spawn_with(command, socket, Stdio::null())
+    }
+
+    /// Starts a command that is a daemon as it is with something for its standard input, without waiting.
+    pub fn spawn_with(mut command: Command, socket: &Path, stdin: Stdio) -> Self {
         command
             .env_remove("SCM_AGENT_CONFIG")
             .env("NO_PROXY", "127.0.0.1,localhost")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
