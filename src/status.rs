@@ -211,6 +211,15 @@ pub struct Memory {
     pub reason: Option<String>,
 }
 
+/// What came of reading the settings again: the answer to the verb `reload`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Why the settings of before stay in use; `null` where the new ones are in force.
+    pub error: Option<String>,
+    /// The keys that changed in the configuration and count from the next start on.
+    pub next_start: Vec<String>,
+}
+
 /// What became of a request to trust what was held back: the answer to the verb `trust`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trust {
@@ -226,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_held_and_the_first_thing_that_is_wrong() {
-        let token = |state| Token { subject: "service".to_owned(), expires_at: None, state, last_error: None };
+        let token = |state| Token { subject: "service".to_owned(), grant: "service".to_owned(), expires_at: None, state, last_error: None };
         let integration = |tokens| Integration {
             id: String::new(),
             scm_id: String::new(),

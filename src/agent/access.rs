@@ -6,9 +6,9 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::peer::Peer;
 use crate::broker::{CallerRules, HostRule, Rights};
@@ -97,16 +97,10 @@ enum Unknown {
     User { key: String, index: usize },
 }
 
-/// The rules in force. Names are looked up once and again when somebody says that they changed.
+/// The rules, with the numbers that their names had when this was made.
 pub struct Access {
-    accounts: Box<dyn Accounts>,
-    rules: Vec<Rule>,
-    state: Mutex<State>,
-}
-
-struct State {
     resolved: Arc<[Resolved]>,
-    problem: Option<String>,
+    rules: Vec<Rule>,
 }
 
 /// A rule with numbers for names.
@@ -129,35 +123,17 @@ impl Access {
     ///
     /// # Errors
     /// [`Error`] with every name that is not known.
-    pub fn new(rules: Vec<Rule>, accounts: impl Accounts + 'static) -> Result<Self, Error> {
-        let resolved = resolve(&rules, &accounts)?;
-        Ok(Self { accounts: Box::new(accounts), rules, state: Mutex::new(State { resolved, problem: None }) })
+    pub fn new(rules: Vec<Rule>, accounts: impl Accounts) -> Result<Self, Error> {
+        Ok(Self { resolved: resolve(&rules, &accounts)?, rules })
     }
 
-    /// Looks the names up again; this may block. All of them are known, or everything stays as it was and [`Access::problem`] says why.
-    pub fn look_up_again(&self) {
-        let found = resolve(&self.rules, &*self.accounts);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match found {
-            Ok(resolved) => {
-                if resolved != state.resolved {
-                    info!(target: "audit", rules = resolved.len(), "names in the access rules have new numbers");
-                }
-                *state = State { resolved, problem: None };
-            }
-            Err(error) => {
-                warn!(reason = %error, "the numbers of before stay in the access rules");
-                // One line: the status has one for each reason.
-                let problem = error.unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                state.problem = Some(format!("access rules go by the names of before: {problem}"));
-            }
+    /// Writes what is different from the rules that were in force before.
+    pub fn log_changes(&self, before: &Self) {
+        if self.rules != before.rules {
+            info!(target: "audit", rules = self.rules.len(), "the access rules changed");
+        } else if self.resolved != before.resolved {
+            info!(target: "audit", rules = self.rules.len(), "names in the access rules have new numbers");
         }
-    }
-
-    /// Why the names were not looked up anew, if they could not be.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
     }
 
     /// The rules about a peer, in their order.
@@ -166,8 +142,7 @@ impl Access {
         if self.rules.is_empty() {
             return CallerRules::default();
         }
-        let resolved = Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner).resolved);
-        CallerRules::listed(resolved.iter().filter(|rule| rule.is_about(peer)).map(|rule| Arc::clone(&rule.hosts)).collect())
+        CallerRules::listed(self.resolved.iter().filter(|rule| rule.is_about(peer)).map(|rule| Arc::clone(&rule.hosts)).collect())
     }
 }
 
@@ -208,6 +183,7 @@ fn numbers(
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -292,24 +268,5 @@ mod tests {
         assert_eq!(error.to_string(), expected);
         let one = Access::new(vec![rule(&["canary"], &[])], FakeAccounts::default()).err().unwrap();
         assert_eq!(one.to_string(), "access[0].users[0]: names a user that this machine does not have");
-    }
-
-    #[test]
-    fn names_count_as_they_were_looked_up_until_all_of_them_can_be_again() {
-        let database = accounts(&[("ci", 500), ("dev", 501)]);
-        let access = Access::new(vec![rule(&["ci"], &[]), rule(&["dev"], &[])], database.clone()).unwrap();
-        database.set(&[("ci", 700), ("dev", 701)]);
-        assert_eq!((decides(&access, 500, 1, &[]), decides(&access, 700, 1, &[])), (Some(1), None));
-        access.look_up_again();
-        assert_eq!((decides(&access, 500, 1, &[]), decides(&access, 700, 1, &[])), (None, Some(1)));
-        // One name is gone: no rule changes, not even the one whose name is still there.
-        database.set(&[("ci", 800)]);
-        access.look_up_again();
-        assert_eq!((decides(&access, 700, 1, &[]), decides(&access, 701, 1, &[])), (Some(1), Some(2)));
-        let problem = "access rules go by the names of before: access[0].users[0]: names a user that this machine does not have";
-        assert_eq!(access.problem().as_deref(), Some(problem));
-        database.set(&[("ci", 800), ("dev", 701)]);
-        access.look_up_again();
-        assert_eq!((decides(&access, 800, 1, &[]), access.problem()), (Some(1), None));
     }
 }

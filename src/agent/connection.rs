@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{Agent, Client, HOSTS_SHARE_PERCENT, sign_in};
+use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, sign_in};
 use crate::broker::{Caller, Outcome, Presentation};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest, MAX_STATE_BYTES};
@@ -32,11 +32,11 @@ pub(super) fn refuse_as_busy(stream: &UnixStream) {
 }
 
 /// Serves a connection until it ends, breaks a rule, or the daemon ends.
-pub(super) async fn serve(mut stream: UnixStream, client: &Client, agent: &Arc<Agent>, mut ending: watch::Receiver<bool>) {
+pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InForce, mut ending: watch::Receiver<bool>) {
     let peer = &client.peer;
-    let config = agent.config;
     let mut parser = RequestParser::new();
     loop {
+        let config = agents.get().config;
         let request = tokio::select! {
             request = next_request(&mut stream, &mut parser, config.read_timeout) => request,
             // A request that has begun is still served; an idle connection ends.
@@ -53,7 +53,9 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agent: &Arc<A
                 return;
             }
         };
-        let answer = match timeout(config.request_timeout, answer(&request, client, agent)).await {
+        // From its beginning to its end, a request goes by one set of settings.
+        let agent = agents.get();
+        let answer = match timeout(agent.config.request_timeout, answer(&request, client, &agent)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
@@ -208,6 +210,13 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
         }
         // For who wants to know whether the daemon answers at all, and which one does.
         "ping" => serde_json::to_vec(&serde_json::json!({ "pid": std::process::id() })).unwrap_or_default(),
+        "reload" => {
+            if !client.is_privileged {
+                warn!(target: "audit", uid = client.peer.uid, pid = client.peer.pid, "refused: reload is for root and the agent's own user");
+                return refusal(&"only root and the agent's own user may have the settings read again");
+            }
+            serde_json::to_vec(&agent.reloads.ask().await).unwrap_or_default()
+        }
         "sync" => {
             let asker = if client.is_privileged { Asker::Operator } else { Asker::Anyone };
             serde_json::to_vec(&agent.broker.sync_now(asker).await).unwrap_or_default()

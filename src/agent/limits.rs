@@ -36,6 +36,12 @@ impl Connections {
         Self { limits, open: Arc::default() }
     }
 
+    /// The same connections under other limits; who has a place keeps it.
+    #[must_use]
+    pub fn with_limits(&self, limits: Limits) -> Self {
+        Self { limits, open: Arc::clone(&self.open) }
+    }
+
     /// Takes a place for a user, if there is one. A few are kept for the privileged, so that however many others hold on to
     /// theirs, an operator sees what goes on.
     #[must_use]
@@ -88,6 +94,11 @@ mod tests {
         assert_eq!(connections.count(), 2);
         assert!(connections.take(2, false).is_some());
         drop(other);
+        let narrow = connections.with_limits(Limits { max_connections: 1, max_connections_per_user: 1 });
+        let (held, more) = (connections.take(3, false), connections.take(3, false));
+        assert!(held.is_some() && more.is_some() && narrow.count() == 2 && narrow.take(4, false).is_none());
+        drop((held, more));
+        assert!(narrow.take(4, false).is_some());
         let _full: Vec<_> = (10..15).filter_map(|uid| connections.take(uid, false)).collect();
         assert!(connections.take(20, false).is_none());
         assert!(connections.take(0, true).is_some());

@@ -4,6 +4,7 @@ pub mod access;
 pub mod limits;
 pub mod peer;
 pub mod probe;
+pub mod reload;
 pub mod socket;
 
 mod connection;
@@ -25,6 +26,7 @@ use crate::status::{self, Status};
 use access::Access;
 use limits::{Connections, Limits};
 use peer::{Admission, Peer};
+use reload::Reloads;
 use socket::BoundSocket;
 
 /// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
@@ -61,40 +63,92 @@ pub enum Ending {
     Drained,
 }
 
-/// What the connections share.
+/// What the connections share: the settings in force, which are never changed but taken by another agent's, and what outlives them.
 pub struct Agent {
     access: Arc<Access>,
     broker: Arc<Broker>,
     config: Config,
     connections: Connections,
     memory: status::Memory,
+    reloads: Arc<Reloads>,
     /// Why nobody new can connect.
-    socket_problem: Mutex<Option<String>>,
+    socket_problem: Arc<Mutex<Option<String>>>,
     started: Instant,
     /// Places for those who are being told the status: it can be megabytes long.
-    status_places: Semaphore,
+    status_places: Arc<Semaphore>,
+}
+
+/// The agent by whose settings requests are answered that begin now.
+pub struct InForce(Mutex<Arc<Agent>>);
+
+impl InForce {
+    /// Begins with an agent.
+    #[must_use]
+    pub fn new(first: Agent) -> Self {
+        Self(Mutex::new(Arc::new(first)))
+    }
+
+    /// The one in force now. Whoever has it goes by its settings to the end.
+    #[must_use]
+    pub fn get(&self) -> Arc<Agent> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another one in its place.
+    pub fn replace(&self, next: Agent) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
 }
 
 impl Agent {
     /// Puts a daemon around a broker.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, access: Arc<Access>, config: Config, memory: status::Memory) -> Self {
+    pub fn new(broker: Arc<Broker>, access: Arc<Access>, config: Config, memory: status::Memory, reloads: Arc<Reloads>) -> Self {
         Self {
             access,
             broker,
             connections: Connections::new(config.limits),
             config,
             memory,
-            socket_problem: Mutex::default(),
+            reloads,
+            socket_problem: Arc::default(),
             started: Instant::now(),
-            status_places: Semaphore::new(STATUS_PLACES),
+            status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
         }
+    }
+
+    /// The same daemon by other settings: its connections and its time count on.
+    #[must_use]
+    pub fn renewed(&self, broker: Arc<Broker>, access: Arc<Access>, config: Config) -> Self {
+        Self {
+            access,
+            broker,
+            connections: self.connections.with_limits(config.limits),
+            config,
+            memory: self.memory.clone(),
+            reloads: Arc::clone(&self.reloads),
+            socket_problem: Arc::clone(&self.socket_problem),
+            started: self.started,
+            status_places: Arc::clone(&self.status_places),
+        }
+    }
+
+    /// The rules about who may have what.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// What answers git.
     #[must_use]
     pub fn broker(&self) -> &Arc<Broker> {
         &self.broker
+    }
+
+    /// How long open connections may go on after the daemon was told to end.
+    #[must_use]
+    pub fn shutdown_grace_period(&self) -> Duration {
+        self.config.shutdown_grace_period
     }
 
     fn note_socket(&self, problem: Option<String>) {
@@ -105,7 +159,7 @@ impl Agent {
     #[must_use]
     pub fn status(&self, only: Option<u32>) -> Status {
         let mut report = self.broker.status(only);
-        report.degraded.extend(self.access.problem());
+        report.degraded.extend(self.reloads.problems());
         report.degraded.extend(self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -126,7 +180,7 @@ impl Agent {
 ///
 /// # Errors
 /// When the socket cannot be handed to the runtime; a failing `accept` is waited out.
-pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Future<Output = ()>) -> io::Result<Ending> {
+pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl Future<Output = ()>) -> io::Result<Ending> {
     let mut listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut look_after_socket = tokio::time::interval(SOCKET_CHECK);
     let admission = Admission { own_uid: rustix::process::geteuid().as_raw(), socket_gid: socket.gid };
@@ -141,7 +195,7 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     accepting = true;
-                    admit(stream, admission, &agent, &ending, &mut tasks);
+                    admit(stream, admission, &agents, &ending, &mut tasks);
                 }
                 Err(error) => {
                     if accepting {
@@ -155,13 +209,13 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
                 Ok(false) => {
                     if !restorable {
                         info!("the socket's file is back");
-                        agent.note_socket(None);
+                        agents.get().note_socket(None);
                     }
                     restorable = true;
                 }
                 Ok(true) => {
                     restorable = true;
-                    agent.note_socket(None);
+                    agents.get().note_socket(None);
                     warn!("the socket's file was gone; made it again");
                     listener = UnixListener::from_std(socket.listener.try_clone()?)?;
                 }
@@ -170,7 +224,7 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
                         let cause = std::error::Error::source(&error).map(ToString::to_string);
                         warn!(error = %error, cause, "the socket's file is gone and cannot be made again; trying on");
                     }
-                    agent.note_socket(Some(error.to_string()));
+                    agents.get().note_socket(Some(error.to_string()));
                     restorable = false;
                 }
             },
@@ -182,7 +236,8 @@ pub async fn run(mut socket: BoundSocket, agent: Arc<Agent>, shutdown: impl Futu
     drop(socket);
     let _ = end.send(true);
     let open = tasks.len();
-    let drained = tokio::time::timeout(agent.config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained =
+        tokio::time::timeout(agents.get().config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_ok() {
         info!(connections = open, "stopped; every connection had ended");
         return Ok(Ending::Drained);
@@ -200,7 +255,7 @@ struct Client {
 }
 
 /// Starts serving a connection, if its peer may ask and there is a place for it.
-fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
@@ -213,14 +268,14 @@ fn admit(stream: UnixStream, admission: Admission, agent: &Arc<Agent>, ending: &
         return;
     }
     let is_privileged = admission.is_privileged(&peer);
-    let Some(place) = agent.connections.take(peer.uid, is_privileged) else {
+    let Some(place) = agents.get().connections.take(peer.uid, is_privileged) else {
         debug!(uid = peer.uid, "refused: too many connections");
         connection::refuse_as_busy(&stream);
         return;
     };
-    let (agent, ending) = (Arc::clone(agent), ending.clone());
+    let (agents, ending) = (Arc::clone(agents), ending.clone());
     tasks.spawn(async move {
-        connection::serve(stream, &Client { is_privileged, peer }, &agent, ending).await;
+        connection::serve(stream, &Client { is_privileged, peer }, &agents, ending).await;
         drop(place);
     });
 }

@@ -94,6 +94,14 @@ impl ControlPlane {
         Ok(Self { host: host_and_port(&base_url), base_url, runner_id, token, client })
     }
 
+    /// Checks that there is a token to ask with, without asking.
+    ///
+    /// # Errors
+    /// [`Error::Token`], and nothing else in practice.
+    pub fn check_token(&self) -> Result<(), Error> {
+        self.token.load().map(drop)
+    }
+
     /// Fetches all integrations of the runner, page by page: the whole list or an error.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod file;
 mod followed_file;
 mod message;
 mod proto_json;
+mod replaceable;
 mod token;
 mod watch;
 
@@ -23,6 +24,7 @@ pub use envelope::EnvelopeError;
 pub use error::{Error, PagingError};
 pub use file::IntegrationFile;
 pub use message::MessageError;
+pub use replaceable::Replaceable;
 pub use token::TokenSource;
 pub use watch::EventStream;
 

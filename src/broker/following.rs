@@ -23,7 +23,7 @@ impl Broker {
             // What a kept list does not have may be there all the same: only the source's word takes grants away.
             if is_confirmed && !reconciled.as_ref().is_some_and(|list| Arc::ptr_eq(list, &current)) {
                 let before = acted_on.as_ref().map(|(list, _)| list).or(reconciled.as_ref()).map(Arc::clone);
-                self.grants.reconcile(before.as_deref(), &current, |integration| self.user_plan(integration)).await;
+                self.grants.reconcile(before.as_deref(), &current, |integration| self.latest().user_plan(integration)).await;
                 reconciled = Some(Arc::clone(&current));
             }
             // The same list again costs nothing.
@@ -64,7 +64,7 @@ impl Broker {
     pub async fn keep_grants_alive(&self) {
         let renewing = self.grants.keep_alive(|id| {
             let integration = Arc::clone(self.sync.registry().get(id)?);
-            let plan = self.user_plan(&integration)?;
+            let plan = self.latest().user_plan(&integration)?;
             Some((integration, plan))
         });
         tokio::join!(renewing, self.operators_pats.follow());

@@ -21,13 +21,15 @@ mod secrets;
 mod sign_in;
 mod token_key;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::clock::Clock;
 use crate::git::CredentialRequest;
+use crate::http;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::IntegrationRegistry;
@@ -51,7 +53,7 @@ pub use report::Report;
 use report::describe_sync;
 use revocation::Revocations;
 pub use rights::{CallerRules, HostRule, Right, Rights, Verdict};
-pub use rotation::Reload;
+pub use rotation::LoadedKeys;
 use rotation::Rotation;
 use secrets::SecretLedger;
 pub use sign_in::LoginMode;
@@ -164,25 +166,38 @@ pub struct Parts {
     pub tokens: TokenClient,
 }
 
-/// Answers git.
+/// What an operator may change while the broker works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Lets `http://` loopback hosts be answered.
+    pub allow_insecure_loopback: bool,
+    /// The operator's personal access tokens.
+    pub operators_pats: Vec<OperatorsPat>,
+    /// The operator's word on single hosts.
+    pub providers: Vec<ProviderOverride>,
+}
+
+/// Answers git by settings that never change. [`Broker::renewed`] makes one with others, which shares everything else.
+#[derive(Clone)]
 pub struct Broker {
-    allow_insecure_loopback: bool,
-    app_secrets: oauth_app::Allowances,
+    settings: Arc<Settings>,
+    /// Those of the last one that was put to use, for what goes on beside requests.
+    newest: Arc<Mutex<Arc<Settings>>>,
+    app_secrets: Arc<oauth_app::Allowances>,
     clock: Arc<dyn Clock>,
     kept: Option<Arc<KeptList>>,
-    providers: Vec<ProviderOverride>,
-    sync: SyncHandle,
+    sync: Arc<SyncHandle>,
     tokens: Arc<TokenClient>,
-    cache: TokenCache<TokenKey, Error>,
+    cache: Arc<TokenCache<TokenKey, Error>>,
     fingerprints: Arc<TokenFingerprints>,
     grants: Arc<Grants>,
-    handed_out: HandedOut,
-    operators_pats: OperatorsPats,
-    healing: Healing,
+    handed_out: Arc<HandedOut>,
+    operators_pats: Arc<OperatorsPats>,
+    healing: Arc<Healing>,
     store_problem: Option<String>,
     secrets: Arc<SecretLedger>,
     revocations: Arc<Revocations>,
-    rotation: Rotation,
+    rotation: Arc<Rotation>,
 }
 
 impl Broker {
@@ -216,25 +231,63 @@ impl Broker {
         });
         let revocations = Arc::new(Revocations::new(sync.subscribe()));
         let orphans = Arc::clone(&revocations);
+        let settings = Arc::new(Settings { allow_insecure_loopback, operators_pats, providers });
         Self {
-            allow_insecure_loopback,
-            app_secrets: oauth_app::Allowances::default(),
-            cache: TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)])),
+            newest: Arc::new(Mutex::new(Arc::clone(&settings))),
+            app_secrets: Arc::default(),
+            cache: Arc::new(TokenCache::with_orphans(Arc::clone(&clock), move |key, token| orphans.take(vec![(key, token)]))),
             clock,
             kept,
-            handed_out: HandedOut::new(Arc::clone(&fingerprints)),
-            operators_pats: OperatorsPats::new(operators_pats, Arc::clone(&fingerprints)),
+            handed_out: Arc::new(HandedOut::new(Arc::clone(&fingerprints))),
+            operators_pats: Arc::new(OperatorsPats::new(&settings.operators_pats, Arc::clone(&fingerprints))),
+            settings,
             fingerprints,
             grants: Arc::new(grants),
-            healing: Healing::new(breakers),
+            healing: Arc::new(Healing::new(breakers)),
             store_problem,
             secrets,
             revocations,
-            rotation: Rotation::new(key_files, registered_key),
-            providers,
-            sync,
+            rotation: Arc::new(Rotation::new(key_files, registered_key)),
+            sync: Arc::new(sync),
             tokens,
         }
+    }
+
+    /// A broker with other settings and all that this one holds. Nobody uses it yet.
+    #[must_use]
+    pub fn renewed(&self, settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
+    /// Has what goes on beside requests follow these settings too, lets everything be tried again that failed with those of before, and
+    /// drops the tokens that these would not have had made, or not like this.
+    pub fn come_into_force(&self) {
+        let before = {
+            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *newest, Arc::clone(&self.settings))
+        };
+        self.cache.forget_failures(|_| true);
+        self.grants.forget_failures();
+        if before == self.settings {
+            return;
+        }
+        self.operators_pats.replace(&self.settings.operators_pats);
+        let before = self.renewed((*before).clone());
+        let dropped = self.cache.purge(|key| before.plan(&key.integration) != self.plan(&key.integration));
+        if !dropped.is_empty() {
+            info!(tokens = dropped.len(), "dropped the tokens of integrations for which the settings changed");
+        }
+    }
+
+    /// The same with the newest settings, for what is not part of a request.
+    fn latest(&self) -> Self {
+        let settings = Arc::clone(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
+        Self { settings, ..self.clone() }
+    }
+
+    /// Has tokens be asked for with another client from now on, whatever the settings of who asks.
+    pub fn use_client(&self, http: http::Client) {
+        self.tokens.use_client(http);
     }
 
     /// Has the list fetched as soon as it may be; how that went, or when it will be where that is not soon.
@@ -279,7 +332,7 @@ impl Broker {
     /// How users would sign in at an integration's host, whatever serves git there.
     fn sign_in_plan(&self, integration: &ScmIntegration) -> Result<UserPlan, String> {
         let issuer_url = integration.oauth.as_ref().and_then(|app| app.issuer_url.as_deref());
-        oauth::sign_in_plan(integration.scm_id.as_str(), &integration.host, issuer_url, &self.providers)
+        oauth::sign_in_plan(integration.scm_id.as_str(), &integration.host, issuer_url, &self.settings.providers)
     }
 
     fn plan(&self, integration: &ScmIntegration) -> Plan {
@@ -289,7 +342,7 @@ impl Broker {
             integration.oauth.as_ref().and_then(|app| app.issuer_url.as_deref()),
             integration.pat,
             integration.oauth.is_some(),
-            &self.providers,
+            &self.settings.providers,
         )
     }
 
@@ -299,7 +352,7 @@ impl Broker {
             request.host.as_bytes(),
             request.path.as_deref().map(str::as_bytes),
             username.map(str::as_bytes),
-            self.allow_insecure_loopback,
+            self.settings.allow_insecure_loopback,
         )
     }
 

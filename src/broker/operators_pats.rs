@@ -45,7 +45,7 @@ pub struct OperatorsPat {
 /// All of them.
 pub(super) struct OperatorsPats {
     fingerprints: Arc<TokenFingerprints>,
-    places: Vec<Arc<Place>>,
+    places: Mutex<Vec<Arc<Place>>>,
 }
 
 /// One of them, and what is known of it.
@@ -67,18 +67,33 @@ struct Known {
 }
 
 impl OperatorsPats {
-    pub(super) fn new(pats: Vec<OperatorsPat>, fingerprints: Arc<TokenFingerprints>) -> Self {
-        let place = |pat| Arc::new(Place { pat, reading: Arc::default(), known: Mutex::default() });
-        Self { fingerprints, places: pats.into_iter().map(place).collect() }
+    pub(super) fn new(pats: &[OperatorsPat], fingerprints: Arc<TokenFingerprints>) -> Self {
+        let all = Self { fingerprints, places: Mutex::default() };
+        all.replace(pats);
+        all
+    }
+
+    /// Goes by other settings from now on. What is known of a token that they name as before stays known.
+    pub(super) fn replace(&self, pats: &[OperatorsPat]) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |pat: &OperatorsPat| match places.iter().find(|place| place.pat == *pat) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Place { pat: pat.clone(), reading: Arc::default(), known: Mutex::default() }),
+        };
+        *places = pats.iter().map(place).collect();
     }
 
     /// The one for an integration. The administrator's word that personal access tokens may be used there goes before the operator's.
-    pub(super) fn of(&self, integration: &ScmIntegration) -> Option<&Arc<Place>> {
+    pub(super) fn of(&self, integration: &ScmIntegration) -> Option<Arc<Place>> {
         self.named(integration).filter(|_| integration.pat)
     }
 
-    fn named(&self, integration: &ScmIntegration) -> Option<&Arc<Place>> {
-        self.places.iter().find(|place| oauth::is_same_host(&place.pat.host, &integration.host))
+    fn named(&self, integration: &ScmIntegration) -> Option<Arc<Place>> {
+        self.places().into_iter().find(|place| oauth::is_same_host(&place.pat.host, &integration.host))
+    }
+
+    fn places(&self) -> Vec<Arc<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The token as it is now; `None` where it cannot be used, which `status` tells more of.
@@ -111,11 +126,9 @@ impl OperatorsPats {
 
     /// Reads the files now and then, for as long as it is polled.
     pub(super) async fn follow(&self) {
-        if self.places.is_empty() {
-            return std::future::pending().await;
-        }
         loop {
-            join_all(self.places.iter().map(|place| self.read(place))).await;
+            let places = self.places();
+            join_all(places.iter().map(|place| self.read(place))).await;
             tokio::time::sleep(LOOK).await;
         }
     }

@@ -157,7 +157,7 @@ impl Broker {
                     next: "ask the operator of this machine: scm-agent status",
                 };
                 let Some(place) = self.operators_pats.of(integration) else { return PatProspect::Gone };
-                let Some(token) = self.operators_pats.read(place).await else {
+                let Some(token) = self.operators_pats.read(&place).await else {
                     return refused("the operator's personal access token cannot be used");
                 };
                 if place.was_refused(caller.uid) {
@@ -241,14 +241,14 @@ impl Broker {
             }
             let may = caller.rules.verdict(&integration).rights.has(Right::Service);
             if let (Some(password), Some(place)) = (password, self.operators_pats.of(&integration).filter(|_| may)) {
-                self.operators_pats.erase(place, caller.uid, password).await;
+                self.operators_pats.erase(&place, caller.uid, password).await;
             }
         }
     }
 
     /// The user name that goes with the operator's token.
     fn pat_username(&self, integration: &ScmIntegration) -> String {
-        oauth::username(integration.scm_id.as_str(), &integration.host, &self.providers)
+        oauth::username(integration.scm_id.as_str(), &integration.host, &self.settings.providers)
     }
 }
 

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{Broker, Error};
 use crate::integration::source::{RegisteredKeySource, SourceError, SourceErrorKind};
 use crate::integration::sync::{Allowance, Published};
-use crate::key::{KeyDescription, KeyFiles, KeyRing, OaepHash, RunnerPublicKey};
+use crate::key::{self, KeyDescription, KeyFiles, KeyRing, OaepHash, RunnerPublicKey};
 
 /// When the registered key is asked for again, while it is one of those loaded or is not to be had.
 const SETTLED_PAUSE: Duration = Duration::from_secs(10 * 60);
@@ -21,13 +21,11 @@ const UNSETTLED_PAUSE: Duration = Duration::from_secs(60);
 /// The least time between two questions, however often somebody wants to know.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why keys are read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reload {
-    /// The operator asks for it.
-    Asked,
-    /// To see whether the files changed.
-    Look,
+/// Keys that were loaded and are not in use yet. Nobody else reads the files while they are held.
+pub struct LoadedKeys {
+    files: OwnedMutexGuard<KeyFiles>,
+    /// `None` where the keys in use stay.
+    fresh: Option<(KeyFiles, KeyRing)>,
 }
 
 /// Where keys come from, and what is known about them beside the ring in use.
@@ -151,39 +149,73 @@ impl Registered {
 }
 
 impl Broker {
-    /// Reads the key files again, if somebody asks for it or they changed. All of them together take the old keys' place, or
-    /// none does. Requests go on meanwhile, with the keys that they began with.
-    pub async fn reload_keys(&self, reload: Reload) {
+    /// Reads the key files again if they changed. All of them together take the old keys' place, or none does. Requests go on
+    /// meanwhile, with the keys that they began with.
+    pub async fn look_at_keys(&self) {
         let mut files = Arc::clone(&self.rotation.files).lock_owned().await;
         let reading = tokio::task::spawn_blocking(move || {
-            let wanted = files.reloadable() && (reload == Reload::Asked || files.changed());
-            let loaded = wanted.then(|| files.load());
+            let loaded = (files.reloadable() && files.changed()).then(|| files.load());
             (files, loaded)
         });
         // The files stay locked to the end: keys take each other's place in the order in which they were read.
-        let Ok((files, loaded)) = reading.await else { return };
+        let Ok((_files, loaded)) = reading.await else { return };
         match loaded {
             Some(Ok(ring)) => {
-                let changed = self.take_over(ring);
-                // What is kept must open with the keys that the next start has.
-                if changed {
-                    self.grants.reseal(&self.secrets.ring()).await;
-                    self.sync.save_again().await;
+                if self.take_over(ring) {
+                    self.reseal().await;
                 }
             }
-            Some(Err(error)) => {
-                let failure = error.to_string();
-                if self.rotation.lock().failure.replace(failure.clone()).as_ref() != Some(&failure) {
-                    warn!(reason = failure, "the key files changed but cannot be loaded; the keys loaded before stay in use");
-                }
-            }
-            None if reload == Reload::Asked && !files.reloadable() => {
-                info!("the keys came through a pipe, which cannot be read again; a restart takes new ones");
-            }
+            Some(Err(error)) => self.note_failure(&error),
             None => {}
         }
-        if reload == Reload::Asked {
-            self.rotation.ask_soon();
+    }
+
+    /// Reads the files that a configuration names, which may be those of before, as they are now. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// As [`KeyRing::load`]: all of them load, or it is an error.
+    pub async fn load_keys(&self, config: key::Config) -> Result<LoadedKeys, key::Error> {
+        let files = Arc::clone(&self.rotation.files).lock_owned().await;
+        let same = files.are_those_of(&config);
+        if same && !files.reloadable() {
+            info!("the keys came through a pipe, which cannot be read again; a restart takes new ones");
+            return Ok(LoadedKeys { files, fresh: None });
+        }
+        let mut fresh = KeyFiles::new(config);
+        let reading = tokio::task::spawn_blocking(move || fresh.load().map(|ring| (fresh, ring)));
+        match reading.await {
+            Ok(Ok(fresh)) => Ok(LoadedKeys { files, fresh: Some(fresh) }),
+            Ok(Err(error)) => {
+                if same {
+                    self.note_failure(&error);
+                }
+                Err(error)
+            }
+            // The runtime ends, and with it the daemon.
+            Err(_) => Ok(LoadedKeys { files, fresh: None }),
+        }
+    }
+
+    /// Puts keys to use that were loaded; says whether they are others than before. What is kept is to be sealed for them then, with
+    /// [`Broker::reseal`].
+    pub fn use_keys(&self, keys: LoadedKeys) -> bool {
+        let LoadedKeys { mut files, fresh } = keys;
+        self.rotation.ask_soon();
+        let Some((fresh, ring)) = fresh else { return false };
+        *files = fresh;
+        self.take_over(ring)
+    }
+
+    /// Seals what is kept for the keys in use: it must open with those that the next start has.
+    pub async fn reseal(&self) {
+        self.grants.reseal(&self.secrets.ring()).await;
+        self.sync.save_again().await;
+    }
+
+    fn note_failure(&self, error: &key::Error) {
+        let failure = error.to_string();
+        if self.rotation.lock().failure.replace(failure.clone()).as_ref() != Some(&failure) {
+            warn!(reason = failure, "the key files changed but cannot be loaded; the keys loaded before stay in use");
         }
     }
 

@@ -29,6 +29,12 @@ pub(super) fn configuration(explicit: Option<&Path>, environment: &Environment) 
     }
 }
 
+/// Whether somebody named a configuration, and no socket beside it: then only that configuration says where the daemon listens.
+pub(super) fn is_named(explicit: Option<&Path>, environment: &Environment) -> bool {
+    let is_variable = std::env::var_os("SCM_AGENT__AGENT__SOCKET").is_some_and(|path| !path.is_empty());
+    !is_variable && (explicit.is_some() || environment.config_file().is_some())
+}
+
 /// Where the daemon listens: as configured, else as the variable of `agent.socket` says, else its default.
 pub(super) fn socket(config: Option<&Config>) -> PathBuf {
     let variable = || std::env::var_os("SCM_AGENT__AGENT__SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);

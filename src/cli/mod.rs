@@ -21,6 +21,7 @@ pub mod git;
 pub mod login;
 pub mod logout;
 pub mod oauth_app;
+pub mod reload;
 pub mod run;
 pub mod status;
 pub mod sync;
@@ -28,7 +29,9 @@ pub mod trust;
 
 mod client;
 mod log;
+mod settings;
 mod target;
+mod upkeep;
 
 /// The streams that a command reads and writes, so that tests can stand in for them.
 pub struct Io<'a> {
@@ -73,6 +76,8 @@ enum Command {
     Logout(logout::Args),
     /// Gives other OAuth tooling the app of a host, id and secret, where a rule of the operator's lets you have it
     OauthApp(oauth_app::Args),
+    /// Has the daemon read its configuration, keys and token again
+    Reload,
     /// Runs the daemon in the foreground
     Run(run::Args),
     /// Shows what the daemon holds and how fresh it is
@@ -104,7 +109,8 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
         Command::OauthApp(args) => oauth_app::run(&args, socket, io),
-        Command::Run(args) => run::run(&args, &Config::load(explicit, &environment)?, io),
+        Command::Reload => reload::run(explicit, &environment, io),
+        Command::Run(args) => run::run(&args, explicit, Config::load(explicit, &environment)?, io),
         Command::Status(args) => status::run(&args, &socket()?, io),
         Command::Sync => sync::run(&socket()?, io),
         Command::Trust(args) => trust::run(&args, &socket()?, io),

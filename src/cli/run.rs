@@ -1,27 +1,30 @@
 //! `scm-agent run`: the daemon, in the foreground, from the configuration to the last connection.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{info, warn};
+use url::Url;
 
+use super::settings::Reloader;
+use super::upkeep::{follow_settings, keep_alive, keep_told};
 use super::{Io, log};
 use crate::agent::access::{Access, SystemAccounts};
 use crate::agent::limits::Limits;
+use crate::agent::reload::Reloads;
 use crate::agent::socket::BoundSocket;
-use crate::agent::{self, Agent, Ending};
-use crate::api::{self, ControlPlane, IntegrationFile, TokenSource};
-use crate::broker::{Broker, KeptList, Opened, Parts, Reload};
+use crate::agent::{self, Agent, Ending, InForce};
+use crate::api::{self, ControlPlane, IntegrationFile, Replaceable, TokenSource};
+use crate::broker::{Broker, KeptList, Opened, Parts};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Source, StoreKind, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::snapshot::SnapshotStore;
 use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
-use crate::integration::sync::{self, Asker, Hinter, RandomJitter, SyncHandle};
+use crate::integration::sync::{self, Hinter, RandomJitter, SyncHandle};
 use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::oauth::TokenClient;
@@ -34,17 +37,6 @@ use crate::{harden, http, status};
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The least time between two readings, however often they are asked for.
-const KEY_FILES_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long the service manager waits at most for the first list before it is told that the daemon serves: git is answered, if
-/// only with what is wrong, and units that start after this one are not to fail with the control plane.
-const FIRST_LIST_GRACE: Duration = Duration::from_secs(10);
-
-/// How often the service manager is told what the daemon holds, and the least time in between.
-const STATUS_INTERVAL: Duration = Duration::from_secs(10);
-const STATUS_PAUSE: Duration = Duration::from_secs(1);
-
 /// What the configured source can be asked.
 pub(super) struct Sources {
     /// For the list.
@@ -53,6 +45,8 @@ pub(super) struct Sources {
     feed: Option<Arc<dyn ChangeFeed>>,
     /// For the public key that is registered for the runner.
     registered_key: Option<Arc<dyn RegisteredKeySource>>,
+    /// To reach the control plane in another way.
+    replaceable: Option<Arc<Replaceable>>,
 }
 
 /// Arguments of `run`.
@@ -67,8 +61,9 @@ pub struct Args {
 ///
 /// # Errors
 /// When something is wrong with the configuration, the keys or the socket. A control plane that is down is waited for.
-pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
-    log::start(&config.log);
+pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>) -> Result<(), Error> {
+    let levels = log::start(&config.log);
+    let config = Arc::new(config);
     // Before there are threads: the environment forgets what was handed over.
     let inherited = BoundSocket::inherited(&config.agent.socket);
     let manager = Manager::from_environment();
@@ -82,10 +77,10 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
     config.require_secrets()?;
     let mut key_files = KeyFiles::new(config.key_config(args.allow_development_key));
     let keys = key_files.load()?;
-    let Sources { list, feed, registered_key } = sources(config)?;
+    let Sources { list, feed, registered_key, replaceable } = sources(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
-    let access = Arc::new(Access::new(config.access_rules(), SystemAccounts)?);
+    let access = Access::new(config.access_rules(), SystemAccounts)?;
     let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
     let socket = match inherited? {
         Some(socket) => {
@@ -131,12 +126,24 @@ pub fn run(args: &Args, config: &Config, io: &mut Io<'_>) -> Result<(), Error> {
             sync,
             tokens: TokenClient::new(issuers, clock),
         }));
-        let mut tasks = follow(&broker, KEY_FILES_INTERVAL.min(config.control_plane.poll_interval))?;
+        let mut tasks = follow(&broker);
         if let Some(watching) = watching {
             tasks.spawn(watching);
         }
-        tasks.spawn(look_up_names(Arc::clone(&access), signal(SignalKind::hangup())?));
-        serve(config, socket, broker, access, memory, tasks, &manager).await
+        let (reloads, asked) = Reloads::new();
+        let reloads = Arc::new(reloads);
+        let agents = Arc::new(InForce::new(Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads))));
+        let reloader = Reloader {
+            agents: Arc::clone(&agents),
+            allow_development_key: args.allow_development_key,
+            explicit: explicit.map(Path::to_owned),
+            levels,
+            source: replaceable,
+            started_with: Arc::clone(&config),
+        };
+        let look_after = KEY_FILES_INTERVAL.min(config.control_plane.poll_interval);
+        tasks.spawn(follow_settings(reloader, reloads, asked, signal(SignalKind::hangup())?, look_after, manager.clone()));
+        serve(&config, socket, agents, tasks, &manager).await
     })?;
     // What still runs holds nothing that must be finished: a token that was on its way is asked for again.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -163,13 +170,13 @@ async fn watch(feed: Arc<dyn ChangeFeed>, hinter: Hinter) {
         .await;
 }
 
-/// Looks the names in the access rules up again with every SIGHUP. That may wait for a server, so it has a thread of its own.
-async fn look_up_names(access: Arc<Access>, mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        let access = Arc::clone(&access);
-        if let Err(error) = tokio::task::spawn_blocking(move || access.look_up_again()).await {
-            warn!(error = %error, "the names in the access rules were not looked up");
-        }
+/// How the daemon deals with its clients.
+pub(super) fn agent_config(config: &Config) -> agent::Config {
+    agent::Config {
+        limits: Limits { max_connections: config.agent.max_connections, max_connections_per_user: config.agent.max_connections_per_user },
+        read_timeout: config.agent.read_timeout,
+        request_timeout: config.agent.request_timeout,
+        shutdown_grace_period: config.agent.shutdown_grace_period,
     }
 }
 
@@ -177,90 +184,29 @@ async fn look_up_names(access: Arc<Access>, mut hangup: Signal) {
 async fn serve(
     config: &Config,
     socket: BoundSocket,
-    broker: Arc<Broker>,
-    access: Arc<Access>,
-    memory: status::Memory,
+    agents: Arc<InForce>,
     mut tasks: JoinSet<()>,
     manager: &Manager,
 ) -> Result<Ending, Error> {
-    let agent = Arc::new(Agent::new(
-        Arc::clone(&broker),
-        access,
-        agent::Config {
-            limits: Limits {
-                max_connections: config.agent.max_connections,
-                max_connections_per_user: config.agent.max_connections_per_user,
-            },
-            read_timeout: config.agent.read_timeout,
-            request_timeout: config.agent.request_timeout,
-            shutdown_grace_period: config.agent.shutdown_grace_period,
-        },
-        memory,
-    ));
-    tasks.spawn(keep_told(manager.clone(), Arc::clone(&agent)));
+    tasks.spawn(keep_told(manager.clone(), Arc::clone(&agents)));
     tasks.spawn(keep_alive(manager.clone(), config.agent.socket.clone(), socket.is_inherited()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
-    let ending = agent::run(socket, agent, async move {
+    let ending = agent::run(socket, Arc::clone(&agents), async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM"),
             _ = interrupt.recv() => info!("SIGINT"),
         }
-        manager.tell(News::Stopping(config.agent.shutdown_grace_period));
+        manager.tell(News::Stopping(agents.get().shutdown_grace_period()));
     })
     .await?;
     drop(tasks);
     Ok(ending)
 }
 
-/// Tells the service manager that the daemon serves, and from then on what it holds.
-async fn keep_told(manager: Manager, agent: Arc<Agent>) {
-    if !manager.listens() {
-        return;
-    }
-    let _ = tokio::time::timeout(FIRST_LIST_GRACE, agent.broker().first_list()).await;
-    let mut told = status_line(&agent).await;
-    manager.tell(News::Ready(told.clone()));
-    let mut lists = agent.broker().lists();
-    loop {
-        // In a burst of changes, the last one is told.
-        let _ = tokio::time::timeout(STATUS_INTERVAL, lists.changed()).await;
-        tokio::time::sleep(STATUS_PAUSE).await;
-        let line = status_line(&agent).await;
-        if line != told {
-            manager.tell(News::Status(line.clone()));
-            told = line;
-        }
-    }
-}
-
-/// What the daemon holds. With thousands of integrations that takes a moment, for which git is not to wait.
-async fn status_line(agent: &Arc<Agent>) -> String {
-    let agent = Arc::clone(agent);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    tokio::task::spawn_blocking(move || agent.status(None).line(now)).await.unwrap_or_default()
-}
-
-/// Tells the service manager that the daemon answers, as long as it does so through its own socket.
-async fn keep_alive(manager: Manager, socket: PathBuf, is_inherited: bool) {
-    let pid = std::process::id();
-    let is_alive = || {
-        let socket = socket.clone();
-        async move {
-            match agent::probe::answers(&socket, pid).await {
-                Ok(answers) => answers,
-                // A full queue is one that nobody takes connections from. But no restart would bring back the file of a socket
-                // that the manager made.
-                Err(error) => is_inherited && error.kind() != std::io::ErrorKind::WouldBlock,
-            }
-        }
-    };
-    manager.keep_alive(is_alive).await;
-}
-
-/// Starts what goes on beside serving: following the list, the key files and the registered key, and SIGHUP.
-fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<()>, Error> {
+/// Starts what goes on beside serving: following the list and the registered key, and keeping and ending tokens.
+fn follow(broker: &Arc<Broker>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let following = Arc::clone(broker);
     tasks.spawn(async move { following.follow_list().await });
@@ -270,36 +216,7 @@ fn follow(broker: &Arc<Broker>, key_files_interval: Duration) -> Result<JoinSet<
     tasks.spawn(async move { renewing.keep_grants_alive().await });
     let revoking = Arc::clone(broker);
     tasks.spawn(async move { revoking.revoke_lost().await });
-    // Keys do not wait for a list that is slow to come.
-    let (mut hangup, refetching) = (signal(SignalKind::hangup())?, Arc::clone(broker));
-    tasks.spawn(async move {
-        while hangup.recv().await.is_some() {
-            refetching.sync_now(Asker::Operator).await;
-        }
-    });
-    let (mut hangup, reloading) = (signal(SignalKind::hangup())?, Arc::clone(broker));
-    tasks.spawn(async move {
-        let mut last = None;
-        while let Some(reload) = next_reload(&mut last, key_files_interval, async || hangup.recv().await).await {
-            reloading.reload_keys(reload).await;
-        }
-    });
-    Ok(tasks)
-}
-
-/// Waits until the key files are to be read: because somebody asks, in a storm of signals once in a while, or to look at them again.
-/// `None` when nobody can ask any more.
-async fn next_reload(last: &mut Option<Instant>, look_after: Duration, asked: impl AsyncFnOnce() -> Option<()>) -> Option<Reload> {
-    let reload = tokio::select! {
-        asked = asked() => asked.map(|()| Reload::Asked)?,
-        () = tokio::time::sleep(look_after) => Reload::Look,
-    };
-    if let Some(last) = *last {
-        // Signals that come meanwhile are one.
-        tokio::time::sleep_until(last + KEY_FILES_PAUSE).await;
-    }
-    *last = Some(Instant::now());
-    Some(reload)
+    tasks
 }
 
 /// The state directory. One that cannot be used is no reason not to serve; another daemon in it is.
@@ -334,26 +251,34 @@ fn grant_store(kind: StoreKind, state: &Opened, keys: &KeyRing) -> (Arc<dyn Gran
 
 pub(super) fn sources(config: &Config) -> Result<Sources, Error> {
     match &config.control_plane.source {
-        Source::File(path) => Ok(Sources { list: Arc::new(IntegrationFile::new(path)), feed: None, registered_key: None }),
+        Source::File(path) => {
+            Ok(Sources { list: Arc::new(IntegrationFile::new(path)), feed: None, registered_key: None, replaceable: None })
+        }
         Source::Url(url) => {
-            let token = match &config.control_plane.token {
-                TokenOrigin::File(path) => TokenSource::file(path.clone()),
-                TokenOrigin::Environment(name) => TokenSource::Environment { name, token: environment_token(name)? },
-                TokenOrigin::None => return Err(Error::new(Kind::Config, "there is no token for the control plane")),
-            };
-            let control_plane = Arc::new(ControlPlane::new(api::Config {
-                base_url: url.clone(),
-                runner_id: config.control_plane.runner_id.clone().unwrap_or_default(),
-                token,
-                http: config.http_config(true),
-            })?);
+            let control_plane = Arc::new(Replaceable::new(control_plane(config, url)?));
             Ok(Sources {
                 list: Arc::clone(&control_plane) as Arc<dyn IntegrationSource>,
                 feed: config.control_plane.watch.then(|| Arc::clone(&control_plane) as Arc<dyn ChangeFeed>),
-                registered_key: Some(control_plane),
+                registered_key: Some(Arc::clone(&control_plane) as Arc<dyn RegisteredKeySource>),
+                replaceable: Some(control_plane),
             })
         }
     }
+}
+
+/// The client of a control plane at that URL, with the token that the configuration names.
+pub(super) fn control_plane(config: &Config, url: &Url) -> Result<ControlPlane, Error> {
+    let token = match &config.control_plane.token {
+        TokenOrigin::File(path) => TokenSource::file(path.clone()),
+        TokenOrigin::Environment(name) => TokenSource::Environment { name, token: environment_token(name)? },
+        TokenOrigin::None => return Err(Error::new(Kind::Config, "there is no token for the control plane")),
+    };
+    Ok(ControlPlane::new(api::Config {
+        base_url: url.clone(),
+        runner_id: config.control_plane.runner_id.clone().unwrap_or_default(),
+        token,
+        http: config.http_config(true),
+    })?)
 }
 
 /// Takes the control plane's token out of the environment variable of that name.
@@ -380,21 +305,4 @@ pub(super) fn group_id(group: &str) -> Result<u32, Error> {
 
 pub(super) fn http_setup(error: http::BuildError) -> Error {
     Error::new(Kind::Config, "cannot set up the HTTP client").because(error).hint("see ca_file and proxy in [control_plane] and [scm]")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn in_a_storm_of_signals_the_keys_are_read_once_a_second_and_at_once_for_the_first() {
-        let (mut last, begin) = (None, Instant::now());
-        for reading in 0..10 {
-            let reload = next_reload(&mut last, Duration::from_secs(10), async || Some(())).await;
-            assert_eq!((reload, begin.elapsed().as_secs()), (Some(Reload::Asked), reading));
-        }
-        let reload = next_reload(&mut last, Duration::from_secs(10), std::future::pending).await;
-        assert_eq!((reload, begin.elapsed().as_secs()), (Some(Reload::Look), 19));
-        assert_eq!(next_reload(&mut last, Duration::from_secs(10), async || None).await, None);
-    }
 }

@@ -16,6 +16,7 @@ mod keys;
 mod layer;
 mod named;
 mod reader;
+mod restart;
 mod sections;
 mod show;
 mod stages;

@@ -39,7 +39,7 @@ pub use reload::KeyFiles;
 pub use ring::{KeyDescription, KeyRing};
 
 /// Which keys the daemon loads, and how.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// The private key files, each with one key. Several during a rotation.
     pub files: Vec<PathBuf>,

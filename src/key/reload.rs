@@ -50,6 +50,12 @@ impl KeyFiles {
         !self.seen.contains(&Look::Pipe)
     }
 
+    /// Whether these are the files, and read in the way, that a configuration says.
+    #[must_use]
+    pub fn are_those_of(&self, config: &Config) -> bool {
+        self.config == *config
+    }
+
     fn look(&self) -> Vec<Look> {
         paths(&self.config).map(Look::at).collect()
     }

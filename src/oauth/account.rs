@@ -32,7 +32,7 @@ impl TokenClient {
         let request = http::Request::get(info.url.clone())
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .header(AUTHORIZATION, bearer(access_token));
-        let reply = self.http.send(request).await?;
+        let reply = self.http().send(request).await?;
         if matches!(reply.status, 401 | 403 | 404) {
             return Ok(None);
         }

@@ -59,7 +59,7 @@ impl IssuedToken {
 pub struct TokenClient {
     pub(super) clock: Arc<dyn Clock>,
     discovered: Mutex<HashMap<Issuer, Discovered>>,
-    pub(super) http: http::Client,
+    http: Mutex<http::Client>,
 }
 
 struct Discovered {
@@ -71,7 +71,17 @@ impl TokenClient {
     /// Makes a client that has found nothing yet.
     #[must_use]
     pub fn new(http: http::Client, clock: Arc<dyn Clock>) -> Self {
-        Self { clock, discovered: Mutex::default(), http }
+        Self { clock, discovered: Mutex::default(), http: Mutex::new(http) }
+    }
+
+    /// Has every request from now on made with another client; what is under way goes on with the one of before.
+    pub fn use_client(&self, http: http::Client) {
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = http;
+    }
+
+    /// The client in use.
+    pub(super) fn http(&self) -> http::Client {
+        self.http.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Finds the token endpoint of a plan: the one it names, else by the issuer's metadata, which is remembered for an hour.
@@ -117,7 +127,7 @@ impl TokenClient {
         let requested_at = Moment::now(&*self.clock);
         let request = client_credentials_request(endpoint, client_id, &client_secret, &plan.scopes);
         drop(client_secret);
-        let reply = self.http.send(request).await?;
+        let reply = self.http().send(request).await?;
         let TokenReply { access_token, expires_in, scopes } = TokenReply::parse(&reply, &host, plan.form_replies, self.clock.now())?;
         tracing::debug!(host, expires_in_seconds = expires_in.map(|lifetime| lifetime.as_secs()), "an access token was issued");
         Ok(IssuedToken { access_token, expires_in, requested_at, was_kept: false, scopes })
@@ -128,7 +138,7 @@ impl TokenClient {
         if let Some(metadata) = self.remembered(issuer) {
             return Ok(metadata);
         }
-        let metadata = metadata::fetch(&self.http, &*self.clock, issuer).await?;
+        let metadata = metadata::fetch(&self.http(), &*self.clock, issuer).await?;
         self.remember(issuer, &metadata);
         Ok(metadata)
     }

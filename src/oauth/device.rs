@@ -92,7 +92,7 @@ impl TokenClient {
         let request = device_request(url, endpoints, client_id, &client_secret, plan, fields);
         drop(client_secret);
         let requested_at = Moment::now(&*self.clock);
-        let reply = self.http.send(request).await?;
+        let reply = self.http().send(request).await?;
         let wire = read(&reply, &host, plan.form_replies, self.clock.now())?;
         let Value::Text(device_code) = &wire.device_code else { return Err(field(&host, "device_code")) };
         let device_code = DeviceCode::parse(device_code.clone()).map_err(|_| field(&host, "device_code"))?;
@@ -147,7 +147,7 @@ impl TokenClient {
     fn link(&self, text: &str) -> Option<Url> {
         let url = Url::parse(text).ok().filter(|url| url.as_str().len() <= LONGEST_LINK)?;
         let plain = url.username().is_empty() && url.password().is_none() && url.host_str().is_some_and(|host| !host.is_empty());
-        let secure = url.scheme() == "https" || self.http.check(&url).is_ok();
+        let secure = url.scheme() == "https" || self.http().check(&url).is_ok();
         (plain && secure).then_some(url)
     }
 }

@@ -68,7 +68,7 @@ impl TokenClient {
     pub(super) async fn grant(&self, endpoints: &UserEndpoints, plan: &UserPlan, request: http::Request) -> Result<GrantedTokens, Error> {
         let host = http::host_and_port(&endpoints.token);
         let requested_at = Moment::now(&*self.clock);
-        let reply = self.http.send(request).await?;
+        let reply = self.http().send(request).await?;
         let GrantReply { refresh_expires_in, refresh_token, token } =
             GrantReply::parse(&reply, &host, plan.form_replies, self.clock.now())?;
         let expires_in = token.expires_in.or(plan.lifetime);

@@ -64,7 +64,7 @@ impl TokenClient {
         let fields = vec![("token", token.expose_secret()), ("token_type_hint", "access_token")];
         let request = authenticated_post(&endpoint.url, endpoint.client_authentication, client_id, &client_secret, fields);
         drop(client_secret);
-        let reply = self.http.send(request).await?;
+        let reply = self.http().send(request).await?;
         if is_success(reply.status) {
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl TokenClient {
         let mut revoked = Revoked::Done;
         let count = requests.len();
         for (index, (request, host)) in requests.into_iter().enumerate() {
-            let reply = self.http.send(request).await?;
+            let reply = self.http().send(request).await?;
             if is_success(reply.status) {
                 continue;
             }

@@ -28,6 +28,7 @@ mod oracle;
 mod pats;
 mod probe;
 mod redirect;
+mod reload;
 mod revocation;
 mod root;
 mod rotation;

@@ -112,6 +112,21 @@ async fn what_is_wrong_is_in_the_line_that_the_manager_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_begins_and_ends_for_the_manager_however_it_went() {
+    let (scene, _host) = scene_with_host().await;
+    let manager = FakeManager::new(&scene);
+    let daemon = manager.start(&scene);
+    manager.hear("READY=1");
+    daemon.signal(Signal::HUP);
+    assert!(manager.hear("RELOADING=1").contains("\nMONOTONIC_USEC="));
+    assert!(!manager.hear("READY=1").contains("degraded"));
+    std::fs::write(scene.world.path("config.toml"), "[nonsense]\n").unwrap();
+    daemon.signal(Signal::HUP);
+    manager.hear("RELOADING=1");
+    assert!(manager.hear("READY=1").contains("degraded: the settings were not taken over"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_list_the_manager_waits_for_it_but_not_for_ever() {
     let (scene, _host) = scene_with_host().await;
     scene.use_token("another-token-0123456789");

@@ -225,6 +225,11 @@ impl Grants {
         }
     }
 
+    /// Lets every grant be renewed again at once, whatever hindered it.
+    pub(super) fn forget_failures(&self) {
+        self.cache.forget_failures(|_| true);
+    }
+
     /// Lets grants be renewed again whose app's secret the keys of before did not open.
     pub(super) fn forget_undecryptable(&self) {
         self.cache.forget_failures(|error| matches!(error, GrantError::Undecryptable { .. }));

@@ -67,7 +67,9 @@ impl Broker {
         if self.cache.holds(&token.access_token) {
             return Ok(Verdict::InUse);
         }
-        let (Plan::Service(plan), Some(app)) = (self.plan(&integration), &integration.oauth) else { return Ok(Verdict::NotOffered) };
+        let (Plan::Service(plan), Some(app)) = (self.latest().plan(&integration), &integration.oauth) else {
+            return Ok(Verdict::NotOffered);
+        };
         let Some(endpoint) = self.tokens.revocation_endpoint(&plan.endpoint, plan.client_authentication).await? else {
             return Ok(Verdict::NotOffered);
         };

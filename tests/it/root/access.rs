@@ -180,9 +180,9 @@ async fn a_name_with_another_number_counts_from_the_next_sighup_on() {
     // Gone altogether: the rules stay as they are, and the status says it.
     write_passwd(&passwd, DEV, "other");
     daemon.signal(Signal::HUP);
-    let status = daemon.until(|status| status["degraded"].to_string().contains("access rules")).await;
+    let status = daemon.until(|status| status["degraded"].to_string().contains("this machine does not have")).await;
     let expected = format!(
-        "access rules go by the names of before: {}: access[0].users[0]: names a user that this machine does not have",
+        "the settings were not taken over, those of before stay in use: {}: access[0].users[0]: names a user that this machine does not have",
         config.display()
     );
     assert_eq!(status["degraded"], serde_json::json!([expected]));

@@ -1,0 +1,102 @@
+//! Putting a changed configuration to use in a running daemon: all of it, or nothing.
+//!
+//! Everything that can fail is done first: reading, checking, looking names up, loading keys, building clients. What follows cannot
+//! fail. Rules, limits and the word on hosts are one `Agent`, which takes the other's place in one step; a request goes by the one
+//! that it began with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tracing::info;
+
+use super::log::LogLevels;
+use super::run::{agent_config, control_plane, http_setup};
+use crate::agent::InForce;
+use crate::agent::access::{Access, SystemAccounts};
+use crate::api::{self, Replaceable};
+use crate::broker::Settings;
+use crate::config::{Config, Environment, Source};
+use crate::error::Error;
+use crate::http;
+
+/// What is replaced, and where from.
+pub(super) struct Reloader {
+    pub(super) agents: Arc<InForce>,
+    pub(super) allow_development_key: bool,
+    /// The configuration's file, where one was named.
+    pub(super) explicit: Option<PathBuf>,
+    pub(super) levels: LogLevels,
+    /// `None` where the list comes from a file.
+    pub(super) source: Option<Arc<Replaceable>>,
+    pub(super) started_with: Arc<Config>,
+}
+
+/// All that is made of a configuration before any of it counts.
+struct Prepared {
+    access: Access,
+    config: Config,
+    control_plane: Option<api::ControlPlane>,
+    issuers: http::Client,
+}
+
+impl Reloader {
+    /// Reads everything again and puts it to use; the keys of the configuration that count from the next start on only.
+    ///
+    /// # Errors
+    /// Whatever a start would fail with. Nothing is changed then.
+    pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
+        let (explicit, started_with) = (self.explicit.clone(), Arc::clone(&self.started_with));
+        // Files, and users and groups, which may come from a server.
+        let prepared = tokio::task::spawn_blocking(move || prepare(explicit.as_deref(), &started_with)).await;
+        let Prepared { access, config, control_plane, issuers } =
+            prepared.map_err(|_| Error::new(crate::error::Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
+        let before = self.agents.get();
+        let keys = before.broker().load_keys(config.key_config(self.allow_development_key)).await?;
+
+        // From here on nothing fails.
+        access.log_changes(before.access());
+        let broker = before.broker().renewed(settings(&config));
+        // First, so that no request goes by new settings with a client that knows nothing of them.
+        broker.use_client(issuers);
+        if let (Some(source), Some(control_plane)) = (&self.source, control_plane) {
+            source.replace(control_plane);
+        }
+        let changed = broker.use_keys(keys);
+        let broker = Arc::new(broker);
+        self.agents.replace(before.renewed(Arc::clone(&broker), Arc::new(access), agent_config(&config)));
+        broker.come_into_force();
+        self.levels.set(config.log.level);
+        // What was just put to use is sealed anew at the latest with the next change, so a full disk is no failure here.
+        if changed {
+            broker.reseal().await;
+        }
+        info!("the settings were read again and are in force");
+        Ok(config.needs_restart(&self.started_with))
+    }
+}
+
+fn prepare(explicit: Option<&std::path::Path>, started_with: &Config) -> Result<Prepared, Error> {
+    let config = Config::load(explicit, &Environment::from_process())?;
+    config.require_secrets()?;
+    let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
+    let access = Access::new(config.access_rules(), SystemAccounts)?;
+    let control_plane = match &config.control_plane.source {
+        // Another control plane, or another runner, gets nothing of what is meant for this one, and the other way round.
+        Source::Url(url) if config.has_source_of(started_with) => {
+            let control_plane = control_plane(&config, url)?;
+            control_plane.check_token()?;
+            Some(control_plane)
+        }
+        Source::Url(_) | Source::File(_) => None,
+    };
+    Ok(Prepared { access, config, control_plane, issuers })
+}
+
+/// For the broker.
+pub(super) fn settings(config: &Config) -> Settings {
+    Settings {
+        allow_insecure_loopback: config.agent.allow_insecure_loopback,
+        operators_pats: config.operators_pats(),
+        providers: config.provider_overrides(),
+    }
+}
