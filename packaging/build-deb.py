@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Builds the Debian package from `[package.metadata.deb]` in Cargo.toml and programs that are built: `build-deb.py BIN_DIR OUT_DIR`.
+
+The table is cargo-deb's, which makes the same package of it. This script needs nothing but Python and dpkg-deb, so that who tests
+the package does not build a builder first. It prints the path of the package.
+"""
+
+import argparse
+import gzip
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Of the assets' sources, what cargo-deb replaces by the folder of the build.
+BUILT = "target/release/"
+SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bin_dir", type=pathlib.Path, help="where the two programs are")
+    parser.add_argument("out_dir", type=pathlib.Path, help="where the package goes")
+    parser.add_argument("--version", help="instead of Cargo.toml's")
+    return parser.parse_args()
+
+
+def place(tree, bin_dir, source, target, mode):
+    """Copies one asset into the tree; returns what it is, or raises where it is missing."""
+    origin = bin_dir / source.removeprefix(BUILT) if source.startswith(BUILT) else ROOT / source
+    path = tree / target
+    if target.endswith("/"):
+        path = path / origin.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gz" and origin.suffix != ".gz":
+        path.write_bytes(gzip.compress(origin.read_bytes(), mtime=0))
+    else:
+        shutil.copyfile(origin, path)
+    path.chmod(int(mode, 8))
+    return path
+
+
+def needed_libraries(program):
+    """The packages of the libraries that a program is linked with, the C library in the version that its symbols ask for."""
+    content = program.read_bytes()
+    versions = [tuple(map(int, found.split(b"."))) for found in set(re.findall(rb"GLIBC_(\d+(?:\.\d+)+)\0", content))]
+    if not versions:
+        # Linked statically.
+        return []
+    newest = ".".join(map(str, max(versions)))
+    more = ["libgcc-s1"] if b"libgcc_s.so.1" in content else []
+    return [f"libc6 (>= {newest})", *more]
+
+
+def control(package, deb, version, depends, size):
+    architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+    description = "\n ".join(line or "." for line in deb["extended-description"].strip().splitlines())
+    fields = {
+        "Package": package["name"],
+        "Version": version,
+        "Architecture": architecture,
+        "Maintainer": deb["maintainer"],
+        "Installed-Size": str(size),
+        "Depends": ", ".join(depends),
+        "Recommends": deb["recommends"],
+        "Section": deb["section"],
+        "Priority": deb["priority"],
+        "Description": f"{package['description']}\n {description}",
+    }
+    return "".join(f"{name}: {value}\n" for name, value in fields.items())
+
+
+def main():
+    options = arguments()
+    package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    deb = package["metadata"]["deb"]
+    version = options.version or f"{package['version']}-{deb['revision']}"
+    # Whatever the caller's umask is.
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = pathlib.Path(scratch) / "tree"
+        tree.mkdir(mode=0o755)
+        files = [place(tree, options.bin_dir, *asset) for asset in deb["assets"]]
+        libraries = {library for path in files if path.parent.name == "bin" for library in needed_libraries(path)}
+        depends = sorted(libraries) + [one.strip() for one in deb["depends"].split(",") if one.strip() != "$auto"]
+        size = sum(path.stat().st_size for path in files) // 1024 + 1
+        folder = tree / "DEBIAN"
+        folder.mkdir(mode=0o755)
+        (folder / "control").write_text(control(package, deb, version, depends, size))
+        (folder / "conffiles").write_text("".join(f"{path}\n" for path in deb["conf-files"]))
+        for name in SCRIPTS:
+            script = ROOT / deb["maintainer-scripts"] / name
+            if script.exists():
+                shutil.copyfile(script, folder / name)
+                (folder / name).chmod(0o755)
+        options.out_dir.mkdir(parents=True, exist_ok=True)
+        made = options.out_dir / f"{package['name']}_{version}.deb"
+        # Unpacked faster than the smallest one is, and by every dpkg.
+        argv = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z6", "--build", tree, made]
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    print(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
