@@ -260,6 +260,8 @@ class World:
             ("callers", os.access(self.callers_python, os.X_OK), f"no {self.callers_python}"),
             ("gitoxide", os.access(self.gitoxide, os.X_OK), f"no {self.gitoxide}"),
             ("cargo", self.which("cargo"), "no cargo"),
+            ("systemd tree", (self.parts_dir / "systemd-tree.stamp").exists() and self.which("systemd-nspawn") and self.which("dpkg-deb"),
+             "no tree to boot, or no systemd-nspawn (Debian packages debootstrap, systemd-container)"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
             if not there:

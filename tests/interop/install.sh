@@ -47,6 +47,8 @@ install_debian_packages() {
     have tinyproxy || wanted+=(tinyproxy-bin)
     have ip || wanted+=(iproute2)
     have git-lfs || wanted+=(git-lfs)
+    have systemd-nspawn || wanted+=(systemd-container)
+    have debootstrap || wanted+=(debootstrap)
     have python3 || wanted+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
     [ ${#wanted[@]} -eq 0 ] && return
@@ -167,7 +169,31 @@ install_gitoxide() {
     cp "$folder/target/debug/gix-caller" "$folder/bin" && echo "$stamp" >"$folder/stamp"
 }
 
+# --- a tree to boot ----------------------------------------------------------------------------------------------------
+
+# Debian with systemd and git in DIR/systemd-tree, of the release that the binaries are built on: they run in it. It takes a minute or
+# two, most of it waiting, so it is made beside everything else, with a log of its own.
+make_systemd_tree() {
+    local tree=$parts/systemd-tree release stamp
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    stamp="$release $systemd_tree_packages"
+    is_current "$tree.stamp" "$stamp" && return
+    if [ "$(id -u)" -ne 0 ] || ! have debootstrap; then return; fi
+    rm -rf "$tree" "$tree.stamp"
+    say "debootstrap $release (in the background)"
+    if timeout "$step_seconds" debootstrap --variant=minbase --include="$systemd_tree_packages" "$release" "$tree" \
+        >"$parts/systemd-tree.log" 2>&1 </dev/null; then
+        rm -rf "$tree"/var/cache/apt/archives/*.deb
+        echo "$stamp" >"$tree.stamp"
+    else
+        say "failed: debootstrap"
+        tail -n 15 "$parts/systemd-tree.log" | sed 's/^/    /'
+    fi
+}
+systemd_tree_packages=systemd,systemd-sysv,dbus,git,ca-certificates
+
 install_debian_packages
+make_systemd_tree &
 install_gits
 install_gitoxide
 make_venv "$here/requirements-clients.txt" "$parts/clients-venv"
@@ -176,4 +202,5 @@ install_gcm
 install_gco
 npm=()
 find_node && install_issuer
+wait
 exit 0
