@@ -16,6 +16,8 @@ export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INP
 export npm_config_cache=$parts/npm-cache
 minimum_node=20
 step_seconds=600
+# A minute of work, but all of it waits for the disk.
+tree_seconds=1200
 
 say() { printf 'install: %s\n' "$*"; }
 
@@ -181,7 +183,7 @@ make_systemd_tree() {
     if [ "$(id -u)" -ne 0 ] || ! have debootstrap; then return; fi
     rm -rf "$tree" "$tree.stamp"
     say "debootstrap $release (in the background)"
-    if timeout "$step_seconds" debootstrap --variant=minbase --include="$systemd_tree_packages" "$release" "$tree" \
+    if timeout "$tree_seconds" debootstrap --variant=minbase --include="$systemd_tree_packages" "$release" "$tree" \
         >"$parts/systemd-tree.log" 2>&1 </dev/null; then
         rm -rf "$tree"/var/cache/apt/archives/*.deb
         echo "$stamp" >"$tree.stamp"

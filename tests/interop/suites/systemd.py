@@ -180,6 +180,9 @@ class Systemd(Suite):
         machine.write(f"{ETC}/config.toml", CONFIG.format(url=self.plane.url, runner_id=self.plane.runner_id))
         machine.write(f"{ETC}/runner.pem", self.key.file.read_bytes(), "600")
         machine.write(f"{ETC}/control-plane-token", self.plane.token, "600")
+        # Every line is to be searched.
+        machine.write("/etc/systemd/system/scm-agent.service.d/log.conf", "[Service]\nLogRateLimitIntervalSec=0\n")
+        machine.must("systemctl", "daemon-reload")
         if not may_raise_limits():
             # There is no LimitMEMLOCK=infinity to be had here, of nobody. A right to lock memory stands in for it, so that what the
             # unit leaves of system calls is shown to be enough all the same.
@@ -280,6 +283,7 @@ class Systemd(Suite):
     def case_the_journal_holds_no_secret(self):
         journal = self.machine.journal()
         expect(b"answered" in journal and b" DEBUG " in journal, "the journal has nothing finer than what operators see")
+        print(f"    {len(journal) // 1024} KiB of journal with {journal.count(b'audit: answered')} answers")
         secrets = {*self.issuer.apps.values(), *self.issuer.ask({"do": "tokens"})["tokens"], self.plane.token}
         secrets |= {line for line in self.key.file.read_text().splitlines() if not line.startswith("-----") and len(line) > 20}
         expect(len(secrets) > 10, "there is little to search for")
