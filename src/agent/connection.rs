@@ -215,6 +215,7 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
                 warn!(target: "audit", uid = client.peer.uid, pid = client.peer.pid, "refused: reload is for root and the agent's own user");
                 return refusal(&"only root and the agent's own user may have the settings read again");
             }
+            info!(target: "audit", uid = client.peer.uid, pid = client.peer.pid, "reload");
             serde_json::to_vec(&agent.reloads.ask().await).unwrap_or_default()
         }
         "sync" => {
