@@ -159,14 +159,16 @@ impl Broker {
         });
         // The files stay locked to the end: keys take each other's place in the order in which they were read.
         let Ok((_files, loaded)) = reading.await else { return };
-        match loaded {
-            Some(Ok(ring)) => {
-                if self.take_over(ring) {
-                    self.reseal().await;
-                }
+        let changed = match loaded {
+            Some(Ok(ring)) => self.take_over(ring),
+            Some(Err(error)) => {
+                self.note_failure(&error);
+                false
             }
-            Some(Err(error)) => self.note_failure(&error),
-            None => {}
+            None => false,
+        };
+        if changed {
+            self.reseal().await;
         }
     }
 
