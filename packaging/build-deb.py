@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Builds the Debian package from `[package.metadata.deb]` in Cargo.toml and programs that are built: `build-deb.py BIN_DIR OUT_DIR`.
 
-The table is cargo-deb's, which makes the same package of it. This script needs nothing but Python and dpkg-deb, so that who tests
-the package does not build a builder first. It prints the path of the package.
+The table has cargo-deb's form. This script needs nothing but Python and dpkg-deb, so that who tests the package does not build a
+builder first. It prints the path of the package.
 """
 
 import argparse
