@@ -221,6 +221,7 @@ async fn a_token_for_another_control_plane_is_not_shown_to_this_one() {
     );
     let answer: Value = serde_json::from_str(&daemon.ask("scm-agent/1 sync\n\n").await).unwrap();
     assert_eq!(answer["last_error"], Value::Null, "this one's token is still the one that is shown");
+    assert!(other.received().is_empty(), "nor is the other one asked before the restart");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
