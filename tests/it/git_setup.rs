@@ -151,7 +151,7 @@ async fn what_was_not_there_is_not_there_again() {
     let (said, _) = place.succeed(&["setup", "--file", path, "--dry-run"]);
     assert!(said.starts_with("--- /dev/null\n") && !place.home().join("a").exists(), "{said}");
     let (_, warned) = place.succeed(&["setup", "--file", path]);
-    assert!(warned.contains(&format!("git config --global include.path {path}")), "{warned}");
+    assert!(warned.contains(&format!("git config --global --add include.path {path}")), "{warned}");
     assert!(place.helpers("https://gitlab.example.com/x").await.is_empty(), "git reads a file that is not included");
     fs::write(place.gitconfig(), format!("[include]\n\tpath = {path}\n")).unwrap();
     assert_eq!(place.succeed(&["setup", "--file", path]).1, "");

@@ -261,7 +261,7 @@ fn warn(change: &Change, target: &Target, file: &ConfigFile, sections: &[Section
     let chains = chain::examine(sections, &entries);
     let path = file.name();
     if let (Target::File(_), false) = (target, entries.iter().any(|entry| entry.file.as_deref() == Some(path))) {
-        let include = format!("git config --global include.path {}", chain::shell_word(&path.display().to_string()));
+        let include = format!("git config --global --add include.path {}", chain::shell_word(&path.display().to_string()));
         say(&format!("git does not read {} yet", path.display()), &format!("have it included: {include}"))?;
         return Ok(());
     }
