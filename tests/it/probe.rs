@@ -118,7 +118,7 @@ impl Stage {
         let mut command = tokio::process::Command::from(self.scene.world.agent(&["doctor", "--json", url]));
         command.args(more).arg("--config").arg(self.scene.world.path("config.toml")).current_dir(home);
         command.env("HOME", home).env("XDG_CONFIG_HOME", home).env("GIT_CONFIG_NOSYSTEM", "1").env_remove("SCM_AGENT__AGENT__SOCKET");
-        command.env("NO_PROXY", "127.0.0.1").env("GIT_CEILING_DIRECTORIES", "/");
+        command.env("NO_PROXY", "127.0.0.1").env("GIT_CEILING_DIRECTORIES", "/").env("PATH", self.scene.world.path_with_helper());
         let output = run(command, "").await;
         let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         let document: Value = serde_json::from_str(&stdout).unwrap_or(Value::Null);
@@ -145,28 +145,28 @@ async fn what_a_host_replies_is_said_in_words_with_what_to_do() {
         ("gh/fine", "ok", "lets the app fetch there", ""),
         ("any/large", "ok", "lets the app fetch there", ""),
         ("ado/slowed", "ok", "asks to be asked less often", ""),
-        ("gh/refused", "fail", "refuses the token of the app (HTTP 401)", "scm-agent login"),
+        ("gh/refused", "fail", "refuses the app's token (HTTP 401)", "ask the operator of this machine"),
         ("gl/denied", "fail", "(HTTP 401: access denied)", "the next git command gets a new one"),
         ("gh/sso", "fail", "authorised for its single sign-on", &sso),
-        ("gh/sso-elsewhere", "fail", "authorised for its single sign-on", "sign in anew"),
+        ("gh/sso-elsewhere", "fail", "authorised for its single sign-on", "sign in to the organisation"),
         ("gh/saml", "fail", "(SAML)", "sign in to the organisation"),
         ("gh/scopes", "fail", "wants one of repo, and it has gist, read:org", "[[provider]]"),
-        ("gh/enough-scopes", "fail", "does not let it fetch there (HTTP 403)", "access"),
+        ("gh/enough-scopes", "fail", "does not let it fetch there (HTTP 403)", "what the app may do"),
         ("gl/insufficient", "fail", "lacks a scope (HTTP 403, insufficient_scope)", "scopes"),
         ("gh/unapproved", "fail", "has not approved the app", "ask its owner"),
         ("gh/address", "fail", "does not allow this machine's address", "ask its owner"),
         ("gl/banned", "fail", "after 300 refused sign-ins", "wait a quarter of an hour"),
-        ("bb/banned", "fail", "does not let it fetch there (HTTP 403)", "access"),
-        ("bb/forbidden", "fail", "does not let it fetch there (HTTP 403)", "access"),
+        ("bb/banned", "fail", "does not let it fetch there (HTTP 403)", "what the app may do"),
+        ("bb/forbidden", "fail", "does not let it fetch there (HTTP 403)", "what the app may do"),
         ("gh/missing", "fail", "no such repository, or the app may not see it", "is a member there"),
         ("any/later", "fail", "asks to be left alone (HTTP 429)", "try again in 2m"),
         ("any/trouble", "fail", "is in trouble (HTTP 502)", "try again later"),
         ("gh/moved", "warn", "has moved to /gh/new/name.git", &moved),
         ("gh/moved-elsewhere", "fail", "sends git to another host", "git remote set-url"),
         ("gh/moved-nowhere", "fail", "without saying where", "ask whoever runs the host"),
-        ("gl/sign-in", "fail", "to a page for browsers (HTTP 302)", "scm-agent login"),
+        ("gl/sign-in", "fail", "to a page for browsers (HTTP 302)", "ask the operator of this machine"),
         ("any/page", "fail", "answers with a page for browsers", "for cloning"),
-        ("ado/sign-in-page", "fail", "a page to sign in (HTTP 203)", "scm-agent login"),
+        ("ado/sign-in-page", "fail", "a page to sign in (HTTP 203)", "ask the operator of this machine"),
         ("any/files", "fail", "serves files, and not git's smart protocol", "for cloning"),
         ("any/json", "fail", "something that is not git's protocol", "for cloning"),
         ("any/other-service", "fail", "something that is not git's protocol", "for cloning"),

@@ -1,5 +1,6 @@
 //! A runner host in a temporary directory: a key, a saved list of integrations, a configuration, and the real binaries.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command as StdCommand;
 use std::process::Stdio;
@@ -76,6 +77,13 @@ impl World {
         let mut command = StdCommand::new(&self.binaries.agent);
         command.args(arguments).env_remove("SCM_AGENT_CONFIG").env_remove("ONA_API_KEY").env_remove("GITPOD_API_KEY");
         command
+    }
+
+    /// `PATH` with the helper in it, as where it is installed.
+    pub fn path_with_helper(&self) -> OsString {
+        let folder = self.binaries.helper.parent().unwrap().to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path))).unwrap()
     }
 
     /// Encrypts a client secret for the host's key, as the control plane stores it.

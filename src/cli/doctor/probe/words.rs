@@ -10,7 +10,7 @@ use super::super::Check;
 use super::{NAME, Service, Target};
 use crate::cli::explain::quoted;
 use crate::cli::status::span;
-use crate::http;
+use crate::{http, login};
 
 /// Longest text of the host's that is repeated.
 const MAX_SHOWN: usize = 512;
@@ -40,8 +40,14 @@ pub(super) struct Place {
     /// The repository, without a query.
     url: Url,
     service: Service,
-    /// Whose token it is.
+    /// Who the host sees.
     who: String,
+    /// Whose token it is.
+    token: String,
+    /// What to run or whom to ask for another token.
+    renewal: String,
+    /// Whether the daemon fetches tokens of that kind anew.
+    is_replaced: bool,
 }
 
 impl Place {
@@ -54,18 +60,37 @@ impl Place {
             Some("gitlab") => Family::GitLab,
             _ => Family::Other,
         };
-        let who = match target.explanation.identity.as_ref().map(|identity| (identity.kind.as_str(), identity.account.as_deref())) {
-            Some(("service", _)) => "the app".to_owned(),
-            Some(("own", Some(account))) => format!("the account {account}"),
-            Some(("own", None)) => "the account that you signed in with".to_owned(),
-            _ => "the token's account".to_owned(),
+        let origin = repository.origin().ascii_serialization();
+        let identity = target.explanation.identity.as_ref().map(|identity| (identity.kind.as_str(), identity.account.as_deref()));
+        let (who, token, renewal) = match identity {
+            Some(("service", _)) => (
+                "the app".to_owned(),
+                "the app's token".to_owned(),
+                "ask the operator of this machine what the app may do there".to_owned(),
+            ),
+            Some(("own", account)) => {
+                let who =
+                    account.map_or_else(|| "the account that you signed in with".to_owned(), |account| format!("the account {account}"));
+                (who.clone(), format!("the token of {who}"), login::command(&origin, account.unwrap_or_default()))
+            }
+            Some(("operators_pat", _)) => (
+                "the operator's token".to_owned(),
+                "the operator's personal access token".to_owned(),
+                "ask the operator of this machine for another token".to_owned(),
+            ),
+            _ => (
+                "the account of your token".to_owned(),
+                "your personal access token".to_owned(),
+                format!("scm-agent logout {origin}; then git asks for another token"),
+            ),
         };
-        Self { family, host: http::host_and_port(repository), url: repository.clone(), service, who }
+        let is_replaced = matches!(identity, Some(("service" | "own", _)));
+        Self { family, host: http::host_and_port(repository), url: repository.clone(), service, who, token, renewal, is_replaced }
     }
 
     /// What a reply says.
     pub(super) fn judge(&self, reply: &Reply, now: SystemTime) -> Check {
-        let Self { host, who, .. } = self;
+        let Self { host, who, token, .. } = self;
         let verb = self.service.verb();
         let status = reply.status;
         match status {
@@ -73,15 +98,15 @@ impl Place {
             203 => Check::fail(
                 NAME,
                 format!("{host} answers with a page to sign in (HTTP 203): it does not take the token"),
-                self.sign_in_again(),
+                self.renewal.clone(),
             ),
             300..=399 => self.judge_redirect(reply),
             401 => {
                 let realm = if self.says(reply, &["HTTP Basic: Access denied"]) { ": access denied" } else { "" };
                 Check::fail(
                     NAME,
-                    format!("{host} refuses the token of {who} (HTTP 401{realm}): it is revoked, has expired, or is not for git"),
-                    format!("the next git command gets a new one; if that is refused too: {}", self.sign_in_again()),
+                    format!("{host} refuses {token} (HTTP 401{realm}): it is revoked, has expired, or is not for git"),
+                    self.after_refusal(),
                 )
             }
             403 => self.judge_forbidden(reply),
@@ -151,25 +176,25 @@ impl Place {
             _ => Check::fail(
                 NAME,
                 format!("{host} sends git to a page for browsers (HTTP {}): a page to sign in, or no repository's URL", reply.status),
-                self.sign_in_again(),
+                self.renewal.clone(),
             ),
         }
     }
 
     /// 403: the token is known, and not enough.
     fn judge_forbidden(&self, reply: &Reply) -> Check {
-        let Self { host, who, .. } = self;
+        let Self { host, who, token, renewal, .. } = self;
         let verb = self.service.verb();
         if let Some(sso) = reply.headers.get("x-github-sso").and_then(|value| value.to_str().ok()) {
-            let detail = format!("the organisation wants the token of {who} authorised for its single sign-on (HTTP 403)");
+            let detail = format!("the organisation wants {token} authorised for its single sign-on (HTTP 403)");
             return match self.sso_url(sso) {
                 Some(url) => Check::fail(NAME, detail, format!("in a browser, open {url}")),
-                None => Check::fail(NAME, detail, "in a browser, sign in to the organisation, then sign in anew: scm-agent login"),
+                None => Check::fail(NAME, detail, format!("in a browser, sign in to the organisation; then: {renewal}")),
             };
         }
         if self.says(reply, &["SAML SSO", "SAML enforcement", "enabled or enforced SAML"]) {
-            let next = format!("in a browser, sign in to the organisation, then: {}", self.sign_in_again());
-            return Check::fail(NAME, format!("the organisation wants single sign-on (SAML) of the token of {who} (HTTP 403)"), next);
+            let next = format!("in a browser, sign in to the organisation; then: {renewal}");
+            return Check::fail(NAME, format!("the organisation wants single sign-on (SAML) for {token} (HTTP 403)"), next);
         }
         let scopes = |name: &str| {
             let values = reply.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -182,19 +207,15 @@ impl Place {
             return Check::fail(
                 NAME,
                 format!(
-                    "the token of {who} lacks a scope (HTTP 403): {host} wants one of {}, and it has {}",
+                    "{token} lacks a scope (HTTP 403): {host} wants one of {}, and it has {}",
                     shown(&accepted.join(", ")),
                     shown(&held)
                 ),
-                "scopes in the host's [[provider]] table, then sign in anew: scm-agent login",
+                self.more_scopes(),
             );
         }
         if self.says(reply, &["insufficient_scope"]) || challenge_says(&reply.headers, "insufficient_scope") {
-            return Check::fail(
-                NAME,
-                format!("the token of {who} lacks a scope (HTTP 403, insufficient_scope)"),
-                "see the app's scopes at the host, and scopes in its [[provider]] table; then sign in anew: scm-agent login",
-            );
+            return Check::fail(NAME, format!("{token} lacks a scope (HTTP 403, insufficient_scope)"), self.more_scopes());
         }
         if self.says(reply, &["IP allow list", "IP address is not permitted"]) {
             return Check::fail(
@@ -207,7 +228,7 @@ impl Place {
             return Check::fail(NAME, "the organisation has not approved the app (HTTP 403)", "ask its owner to approve the app");
         }
         if self.says(reply, &["Write access to repository not granted", "not allowed to push", "You are not allowed to upload code"]) {
-            let next = format!("ask for write access for {who}; and see the app's scopes");
+            let next = format!("ask for write access for {who}; and see the scopes of {token}");
             return Check::fail(NAME, format!("{who} may read there, and not write (HTTP 403)"), next);
         }
         match self.family {
@@ -225,7 +246,7 @@ impl Place {
                 format!(
                     "{host} knows {who} and does not let it {verb} there (HTTP 403): no access, a scope that is missing, or a rule of the organisation"
                 ),
-                format!("see the access of {who} at the host, whether the organisation allows the app, and the app's scopes"),
+                format!("see at the host what {who} may do, whether the organisation allows it, and the scopes of {token}"),
             ),
         }
     }
@@ -240,8 +261,20 @@ impl Place {
         Check::fail(NAME, format!("{} {what}; the token was not looked at", self.host), next)
     }
 
-    fn sign_in_again(&self) -> String {
-        format!("scm-agent login {}", self.url.origin().ascii_serialization())
+    /// What to do about a token that the host refuses. git has had the daemon replace one of the app's or of a sign-in by then.
+    fn after_refusal(&self) -> String {
+        match self.is_replaced {
+            true => format!("the next git command gets a new one; if that is refused too: {}", self.renewal),
+            false => self.renewal.clone(),
+        }
+    }
+
+    /// How a token comes to more scopes.
+    fn more_scopes(&self) -> String {
+        match self.is_replaced {
+            true => format!("see the app's scopes at the host, and scopes in its [[provider]] table; then: {}", self.renewal),
+            false => format!("make one at the host with the scopes that git needs; {}", self.renewal),
+        }
     }
 
     /// Whether the beginning of the reply has one of these words. It is read for them alone, and never repeated.
@@ -294,7 +327,9 @@ mod tests {
 
     fn place(url: &str) -> Place {
         let url = Url::parse(url).unwrap();
-        Place { family: Family::GitHub, host: http::host_and_port(&url), url, service: Service::Fetch, who: "the app".to_owned() }
+        let (who, token) = ("the app".to_owned(), "the app's token".to_owned());
+        let host = http::host_and_port(&url);
+        Place { family: Family::GitHub, host, url, service: Service::Fetch, who, token, renewal: String::new(), is_replaced: true }
     }
 
     #[test]
