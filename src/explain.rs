@@ -43,7 +43,8 @@ impl Explanation {
     /// Whether git would get a credential of ours.
     #[must_use]
     pub fn gives_a_credential(&self) -> bool {
-        self.answer.kind == AnswerKind::Credential && self.git.as_ref().is_none_or(|git| git.asks_agent != Some(false))
+        let can_have_it = |git: &Git| git.asks_agent != Some(false) && git.obstacle.is_none();
+        self.answer.kind == AnswerKind::Credential && self.git.as_ref().is_none_or(can_have_it)
     }
 }
 
@@ -64,6 +65,12 @@ pub struct Git {
     pub helpers: Vec<String>,
     /// Whether one of them is ours; `null` where that cannot be told.
     pub asks_agent: Option<bool>,
+    /// What keeps git from getting a credential of ours though it asks us, in a sentence.
+    #[serde(default)]
+    pub obstacle: Option<String>,
+    /// What to do about that.
+    #[serde(default)]
+    pub obstacle_next: Option<String>,
 }
 
 /// What git asks for, as it was understood.
@@ -233,6 +240,8 @@ mod tests {
             explanation.git = Some(Git { asks_agent, ..Git::default() });
             assert_eq!(explanation.gives_a_credential(), expected);
         }
+        explanation.git = Some(Git { asks_agent: Some(true), obstacle: Some("o".to_owned()), ..Git::default() });
+        assert!(!explanation.gives_a_credential());
         for kind in [AnswerKind::Message, AnswerKind::NotAsked, AnswerKind::Quit, AnswerKind::Silence] {
             explanation.answer.kind = kind;
             assert!(!explanation.gives_a_credential());

@@ -70,6 +70,17 @@ macro_rules! secret_text {
     };
 }
 
+/// Whether what stands where a user name goes is a token by its looks, as in `https://TOKEN@github.com`: user names are shown.
+#[must_use]
+pub fn is_token_like(name: &str) -> bool {
+    // GitHub's longest name has 39 characters, and older tokens 40 without a prefix.
+    const LONGEST_PLAIN_NAME: usize = 39;
+    const PREFIXES: [&str; 13] =
+        ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "ATATT", "ATBB", "ATCTT", "BBDC-", "eyJ"];
+    let is_plain = || name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || (name.len() > LONGEST_PLAIN_NAME && is_plain())
+}
+
 secret_text!(
     /// An access token as an SCM host issued it: visible ASCII (stricter than RFC 6749 appendix A.12, which allows a space,
     /// so that it can stand in a header and on a line of git's protocol).
@@ -160,6 +171,16 @@ mod tests {
 
     fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_token_in_the_place_of_a_user_name_is_told_from_a_name() {
+        for name in ["ghp_canary", "glpat-canary", "ATATTcanary", &"a1".repeat(20), &"a".repeat(65)] {
+            assert!(is_token_like(name), "{name}");
+        }
+        for name in ["", "mona", "oauth2", "x-token-auth", "mona.with.a.rather.long.name@department.example.com", &"a".repeat(39)] {
+            assert!(!is_token_like(name), "{name}");
+        }
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(super) fn ask<T: serde::de::DeserializeOwned>(socket: &Path, verb: &str) -> 
     ask_about(socket, verb, &[])
 }
 
-/// Sends a verb with fields, which hold no line ends, and returns the JSON document that the daemon answers with.
+/// Sends a verb with fields and returns the JSON document that the daemon answers with.
 ///
 /// # Errors
 /// When nobody answers on the socket, or with something else.
@@ -70,7 +70,7 @@ pub(super) fn ask_about<T: serde::de::DeserializeOwned>(socket: &Path, verb: &st
 /// The same, for questions that the daemon has to pass on to a host, or that nobody waits long for.
 ///
 /// # Errors
-/// When nobody answers on the socket in time, or with something else.
+/// When nobody answers on the socket in time, or with something else, or a field has a control character in it.
 pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
     limit: Duration,
     socket: &Path,
@@ -79,6 +79,10 @@ pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
 ) -> Result<T, Error> {
     let mut request = format!("{} {verb}\n", crate::git::frame::PROTOCOL);
     for (name, value) in fields {
+        // It would begin another field, or another request.
+        if value.contains(|character: char| character.is_control()) {
+            return Err(Error::new(Kind::Usage, format!("the {name} to ask scm-agent about has a control character in it")));
+        }
         request.push_str(&format!("{name}={value}\n"));
     }
     request.push('\n');
@@ -164,7 +168,7 @@ fn printable(document: Value) -> Value {
     match document {
         Value::Array(items) => items.into_iter().map(printable).collect(),
         Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, printable(value))).collect(),
-        Value::String(text) => Value::String(text.replace(char::is_control, " ")),
+        Value::String(text) => Value::String(text.replace(crate::git::frame::is_hidden, " ")),
         other => other,
     }
 }

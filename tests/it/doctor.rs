@@ -305,7 +305,7 @@ async fn secrets_that_lie_about_are_named_and_not_shown() {
     for (detail, next) in [
         ("remote \"origin\" has a password or token", "git remote set-url origin https://one.example.com/a/b;"),
         ("remote \"ev il\" has a password or token", "git remote set-url 'ev il' https://github.com/a/b;"),
-        ("remote \"ssh\" goes over ssh to github.com", "git config --global url.https://github.com/.insteadOf git@github.com:"),
+        ("remote \"ssh\" goes over ssh to github.com", "git config --global --add url.https://github.com/.insteadOf git@github.com:"),
         ("url.*.insteadOf has a password or token in it", "--edit"),
         ("does not use https for one.example.com", "--unset-all url.git@one.example.com:.insteadof"),
         (

@@ -342,6 +342,7 @@ async fn command(stage: &Stage, home: &std::path::Path, arguments: &[&str]) -> (
     let mut command = tokio::process::Command::from(stage.scene.world.agent(&["explain"]));
     command.args(arguments).arg("--config").arg(stage.scene.world.path("config.toml")).current_dir(home);
     command.env("HOME", home).env("XDG_CONFIG_HOME", home).env("GIT_CONFIG_NOSYSTEM", "1").env_remove("SCM_AGENT__AGENT__SOCKET");
+    command.env("PATH", stage.scene.world.path_with_helper());
     let output = run(command, "").await;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -393,6 +394,44 @@ async fn the_command_says_what_the_users_own_git_would_send_and_whom_it_would_as
     let (_, document) = json(&["https://ghp_canary@svc.example.com/a"]).await;
     assert!(!document.to_string().contains("canary"), "{document:#}");
 
+    // What keeps git from what we have.
+    config(&["http.https://svc.example.com/.extraHeader", "Authorization: bearer canary"]).await;
+    let (code, document) = json(&["short:a", "--username", "oauth2"]).await;
+    assert_eq!((code, &document["answer"]["kind"]), (Some(1), &json!("credential")));
+    let (obstacle, next) = (document["git"]["obstacle"].as_str().unwrap(), document["git"]["obstacle_next"].as_str().unwrap());
+    assert!(
+        obstacle.contains("http.extraHeader") && next.contains("--unset-all http.https://svc.example.com/.extraheader"),
+        "{document:#}"
+    );
+    assert!(!document.to_string().contains("canary"), "{document:#}");
+    config(&["--unset-all", "http.https://svc.example.com/.extraHeader"]).await;
+    let (_, document) = json(&["https://stranger.example.net/a"]).await;
+    assert_eq!((&document["git"]["obstacle"], &document["answer"]["next"]), (&Value::Null, &Value::Null));
+
+    // A repository's configuration is anybody's: neither another request nor another line comes of it, and nothing is repeated from it.
+    let repository = home.join("clone");
+    let mut init = git(&home);
+    init.args(["init", "--quiet"]).arg(&repository);
+    succeed(init).await;
+    let local = async |arguments: &[&str]| {
+        let mut command = git(&repository);
+        command.args(["config", "--local"]).args(arguments);
+        succeed(command).await;
+    };
+    local(&["credential.helper", "\u{1b}]0;title\u{7}store --password=canary"]).await;
+    local(&["--add", "credential.helper", "!f() { echo password=canary; }; f"]).await;
+    let (_, text, _) = command(&stage, &repository, &["https://svc.example.com/a", "--username", "oauth2"]).await;
+    assert!(!text.contains("canary") && !text.contains('\u{1b}') && text.contains("store …; then ! …"), "{text}");
+    local(&["credential.username", "a\n\nscm-agent/1 erase\nprotocol=https\nhost=svc.example.com"]).await;
+    for url in ["https://svc.example.com/a", "https://nobody.example.com/a"] {
+        let (code, stdout, stderr) = command(&stage, &repository, &[url]).await;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""));
+        assert!(stderr.starts_with("error: credential.username has a control character"), "{stderr}");
+    }
+    assert!(!daemon.log().contains("erase"), "{}", daemon.log());
+    let (code, _, stderr) = command(&stage, &home, &["https://u:canary@canary@svc.example.com/x"]).await;
+    assert!(code == Some(2) && stderr.contains("more than one @") && !stderr.contains("canary"), "{stderr}");
+
     // Where no helper is asked, and where nothing is ever answered.
     let (code, document) = json(&["git@svc.example.com:a/b.git"]).await;
     assert_eq!((code, &document["answer"]["kind"]), (Some(1), &json!("not_asked")));
@@ -405,7 +444,8 @@ async fn the_command_says_what_the_users_own_git_would_send_and_whom_it_would_as
     let (code, text, _) = command(&stage, &home, &["https://nobody.example.com"]).await;
     assert_eq!(code, Some(1));
     assert!(
-        text.starts_with("result       git would be told nothing") && text.contains("-> scm-agent login https://nobody.example.com"),
+        text.starts_with("result       git would get no credential of ours")
+            && text.contains("-> scm-agent login https://nobody.example.com"),
         "{text}"
     );
     for bad in ["", "https://", "gopher://canary/", "https://a\u{7}canary/"] {
@@ -414,6 +454,11 @@ async fn the_command_says_what_the_users_own_git_would_send_and_whom_it_would_as
         assert!(stderr.starts_with("error: URL ") || stderr.starts_with("error: git could not"), "{stderr}");
         assert!(!stderr.contains("canary"), "{stderr}");
     }
+    let (_, text, _) = command(&stage, &home, &["https://stranger.example.net/a"]).await;
+    assert!(!text.contains("git setup"), "{text}");
+    std::fs::write(home.join(".gitconfig"), "[user\n").unwrap();
+    let (_, document) = json(&["https://svc.example.com/a"]).await;
+    assert_eq!(document["git"]["obstacle"], "git does not understand its own configuration", "{document:#}");
     assert!(daemon.terminate().await.success());
     let (code, stdout, stderr) = command(&stage, &home, &["https://svc.example.com"]).await;
     assert_eq!((code, stdout.as_str()), (Some(1), ""));

@@ -172,14 +172,20 @@ fn examine_url(view: &View, push: bool, explicit: Option<&Path>, environment: &E
     };
     let answer = &explanation.answer;
     let mut checks = Vec::new();
-    if view.git.asks_agent == Some(false) && matches!(view.transport, Transport::Http(_)) {
+    if let (Some(obstacle), Some(next)) = (&view.git.obstacle, &view.git.obstacle_next) {
+        checks.push(Check::fail("git", obstacle.clone(), next.clone()));
+    }
+    if explanation.integration.is_some() && view.git.asks_agent == Some(false) && matches!(view.transport, Transport::Http(_)) {
         checks.push(Check::warn("git", "for this user, git does not ask scm-agent about that URL", "scm-agent git setup"));
     }
     let why = answer.message.clone().unwrap_or_else(|| answer.reason.clone());
     let next = answer.next.clone().unwrap_or_else(|| format!("scm-agent explain {}", explain::quoted(&view.url)));
     match (&view.transport, answer.kind) {
         (Transport::Http(request), AnswerKind::Credential) => {
-            checks.push(Check::ok("explain", answer.reason.clone()));
+            checks.push(match explanation.token.as_ref().and_then(|token| token.last_error.as_ref()) {
+                Some(error) => Check::warn("explain", format!("{}; but {error}", answer.reason), "what the host says, the probe shows"),
+                None => Check::ok("explain", answer.reason.clone()),
+            });
             let target = probe::Target { request, url: &view.url, explanation: &explanation, push };
             checks.extend(probe::probe(&target, config.as_ref(), &socket));
         }

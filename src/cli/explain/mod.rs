@@ -12,6 +12,8 @@ use super::{Io, client};
 use crate::error::{Error, Kind};
 use crate::explain::{Access, Answer, AnswerKind, Explanation, Git, Identity, Integration, Matched, Request, Token, TokenState};
 use crate::git::CredentialRequest;
+use crate::git::frame::printable;
+use crate::secret::is_token_like;
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
@@ -58,7 +60,9 @@ pub(super) fn explain_view(view: &View, socket: impl FnOnce() -> Result<PathBuf,
     let explanation = match transport {
         Transport::Http(request) => {
             let mut explanation = ask(request, &socket()?)?;
-            if let Some(name) = explanation.request.as_mut().and_then(|request| request.username.as_mut()).filter(|name| is_token(name)) {
+            if let Some(name) =
+                explanation.request.as_mut().and_then(|request| request.username.as_mut()).filter(|name| is_token_like(name))
+            {
                 *name = NOT_SHOWN.to_owned();
             }
             explanation
@@ -94,11 +98,14 @@ fn report(explanation: &Explanation, now: SystemTime) -> String {
     let Explanation { git, request, integration, near, access, identity, token, answer } = explanation;
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "{label:<13}{}", cut_words(value));
+        // Much of it is a repository's, which may be anybody's.
+        let _ = writeln!(text, "{label:<13}{}", cut_words(&printable(value)));
     };
     line("result", &result(explanation));
     if let Some(message) = &answer.message {
-        line("", &format!("git's user reads: {message}"));
+        let reads =
+            if git.as_ref().is_some_and(|git| git.asks_agent == Some(false)) { "git's user would read" } else { "git's user reads" };
+        line("", &format!("{reads}: {message}"));
     }
     line("why", &answer.reason);
     let git = git.clone().unwrap_or_default();
@@ -129,17 +136,22 @@ fn report(explanation: &Explanation, now: SystemTime) -> String {
     if let Some(token) = token {
         line("token", &about_token(token, now));
     }
-    for next in next(answer, &git) {
-        let _ = writeln!(text, "-> {next}");
+    for next in next(answer, &git, integration.is_some()) {
+        let _ = writeln!(text, "-> {}", printable(&next));
     }
     text
 }
 
 fn result(explanation: &Explanation) -> String {
     let asks_agent = explanation.git.as_ref().and_then(|git| git.asks_agent);
+    let has_obstacle = explanation.git.as_ref().is_some_and(|git| git.obstacle.is_some());
     match explanation.answer.kind {
+        AnswerKind::Credential if has_obstacle => "git would get no credential, though scm-agent has one".to_owned(),
         AnswerKind::Credential if asks_agent == Some(false) => {
             "git would get no credential: scm-agent has one, and git does not ask scm-agent".to_owned()
+        }
+        AnswerKind::Message | AnswerKind::Quit | AnswerKind::Silence if asks_agent == Some(false) => {
+            "git would get no credential of ours: it does not ask scm-agent, which has none for it either".to_owned()
         }
         AnswerKind::Credential => "git would get a credential".to_owned(),
         AnswerKind::Message => "git would get no credential; it goes on to its next helper, or asks you".to_owned(),
@@ -172,6 +184,7 @@ fn about_git(git: &Git, request: Option<&Request>) -> Vec<String> {
         });
         told.push(format!("would send protocol {protocol}, host {host}, {path}{}", username.unwrap_or_default()));
     }
+    told.extend(git.obstacle.clone());
     if git.has_password {
         told.push("the URL has a password in it: git sends that, and asks nobody before it is refused".to_owned());
     }
@@ -180,13 +193,6 @@ fn about_git(git: &Git, request: Option<&Request>) -> Vec<String> {
 
 /// What stands for a user name that is none.
 const NOT_SHOWN: &str = "(not shown: it looks like a token)";
-
-/// Whether a token stands in a user name's place, as in `https://TOKEN@github.com`.
-fn is_token(name: &str) -> bool {
-    const LONGEST: usize = 64;
-    const TOKENS: [&str; 9] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "ATBB", "BBDC-"];
-    name.len() > LONGEST || TOKENS.iter().any(|prefix| name.starts_with(prefix))
-}
 
 fn about_integration(integration: &Integration) -> String {
     let Integration { id, scm_id, host, virtual_directory, grant, pat, matched, held_back } = integration;
@@ -246,9 +252,9 @@ fn about_token(token: &Token, now: SystemTime) -> String {
 }
 
 /// What to do, one command or sentence each.
-fn next(answer: &Answer, git: &Git) -> Vec<String> {
-    let mut next: Vec<String> = answer.next.iter().cloned().collect();
-    if git.asks_agent == Some(false) && answer.kind != AnswerKind::NotAsked {
+fn next(answer: &Answer, git: &Git, is_ours: bool) -> Vec<String> {
+    let mut next: Vec<String> = git.obstacle_next.iter().chain(&answer.next).cloned().collect();
+    if is_ours && git.asks_agent == Some(false) && answer.kind != AnswerKind::NotAsked {
         next.push("have git ask scm-agent: scm-agent git setup".to_owned());
     }
     next
@@ -327,16 +333,6 @@ token        held, 1h left
         let text = report(&unasked, now);
         assert!(text.starts_with("result       git would get no credential: scm-agent has one"), "{text}");
         assert!(text.ends_with("-> have git ask scm-agent: scm-agent git setup\n"), "{text}");
-    }
-
-    #[test]
-    fn a_token_in_the_place_of_a_user_name_is_not_repeated() {
-        for name in ["ghp_canary", "glpat-canary", &"a".repeat(65)] {
-            assert!(is_token(name), "{name}");
-        }
-        for name in ["mona", "oauth2", "x-token-auth", "mona@example.com"] {
-            assert!(!is_token(name), "{name}");
-        }
     }
 
     #[test]

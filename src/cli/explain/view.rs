@@ -50,11 +50,18 @@ pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, 
     if username.is_some_and(|name| name.len() > MAX_URL_BYTES || name.chars().any(char::is_control)) {
         return Err(Error::new(Kind::Usage, format!("--username is longer than {MAX_URL_BYTES} bytes or has a control character in it")));
     }
+    // git takes the first @ for the end of the user name, and others the last.
+    let is_ambiguous =
+        |url: &str| userinfo(url).is_some_and(|(_, _, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default().contains('@'));
+    if is_ambiguous(typed) {
+        return refused("has more than one @ before its path; in a user name or a password it is written %40");
+    }
     // A password is nobody's business, git's command line included.
     let (typed, mut has_password) = without_password(typed);
     let version = program::version();
     let found = output(&["ls-remote", "--get-url", "--", &typed]).map(|url| url.trim_end_matches('\n').to_owned());
-    let (url, more) = without_password(found.as_deref().filter(|url| !url.chars().any(char::is_control)).unwrap_or(&typed));
+    let (url, more) =
+        without_password(found.as_deref().filter(|url| !url.chars().any(char::is_control) && !is_ambiguous(url)).unwrap_or(&typed));
     has_password |= more;
     let rewritten_to = (url != typed).then(|| without_userinfo(&url));
     let mut git = Git { version, rewritten_to, has_password, ..Git::default() };
@@ -74,13 +81,20 @@ pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, 
         Err(error) => return Err(Error::new(Kind::Usage, format!("git could not ask for the URL: {error}")).hint(example)),
     };
     request.password = None;
-    let entries = settings::read(Path::new(".")).unwrap_or_default();
+    let read = settings::read(Path::new("."));
+    let is_understood = read.is_some();
+    let entries = read.unwrap_or_default();
     let (settings, query) = (ByUrl::new("credential", &entries), Query::new(&url));
     git.use_http_path = query.as_ref().is_some_and(|query| settings.uses_path(query));
     if !git.use_http_path {
         request.path = None;
     }
     let configured = query.as_ref().and_then(|query| settings.matching(query, "username").pop()?.value.clone());
+    // A repository's configuration is anybody's. git refuses to ask with a line end in a name, and so is nobody asked here.
+    if configured.as_deref().is_some_and(|name| name.chars().any(char::is_control)) {
+        return Err(Error::new(Kind::Usage, "credential.username has a control character in it, so git asks nobody")
+            .hint("see where it is set: git config --show-origin --get-all credential.username"));
+    }
     git.username_from = if let Some(username) = username {
         request.username = Some(username.to_owned());
         Some("option".to_owned())
@@ -95,13 +109,26 @@ pub(in crate::cli) fn view(typed: &str, username: Option<&str>) -> Result<View, 
     if git.version.as_deref().and_then(program::numbers).is_some_and(|version| version >= BEARER_SINCE) {
         request.capabilities = vec![b"authtype".to_vec(), b"state".to_vec()];
     }
-    if git.version.is_some() {
-        let helpers = query.map(|query| settings.helpers(&query)).unwrap_or_default();
-        git.helpers = helpers.iter().filter_map(|entry| entry.value.clone()).collect();
+    if git.version.is_some() && !is_understood {
+        git.obstacle = Some("git does not understand its own configuration".to_owned());
+        git.obstacle_next = Some("git config --list --show-origin says where it stops".to_owned());
+    } else if git.version.is_some() {
+        let helpers = query.as_ref().map(|query| settings.helpers(query)).unwrap_or_default();
+        let header = query.and_then(|query| ByUrl::new("http", &entries).authorization_headers(&query).pop());
+        if let Some(entry) = header {
+            let what = "git sends the Authorization header of http.extraHeader instead of a credential; it is in";
+            git.obstacle = Some(format!("{what} {}", entry.place()));
+            git.obstacle_next = Some(chain::unset(entry));
+        } else if helpers.iter().any(|entry| entry.value.as_deref().is_some_and(chain::is_by_name)) && program::find_helper().is_none() {
+            git.obstacle = Some(format!("{} is not in PATH, so git cannot start it", program::HELPER));
+            git.obstacle_next = Some("install it beside scm-agent".to_owned());
+        }
+        git.helpers = helpers.iter().map(|entry| chain::shown(entry)).collect();
+        let is_shell = helpers.iter().any(|entry| entry.value.as_deref().is_some_and(|helper| helper.starts_with('!')));
         git.asks_agent = match helpers.into_iter().any(chain::is_ours) {
             true => Some(true),
             // A line of shell may call us.
-            false if git.helpers.iter().any(|helper| helper.starts_with('!')) => None,
+            false if is_shell => None,
             false => Some(false),
         };
     }

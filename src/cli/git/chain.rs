@@ -107,7 +107,7 @@ impl<'a> Chains<'a> {
 impl Other<'_> {
     /// What is the matter with it; nothing for a helper that comes after ours and keeps nothing.
     pub(crate) fn problem(&self) -> Option<String> {
-        let name = shown(self.entry.value.as_deref().unwrap_or_default());
+        let name = shown(self.entry);
         let keeps = match self.keeping {
             Keeping::InClear => "writes its tokens to a file in clear",
             Keeping::InStore => "keeps its tokens beyond their use",
@@ -151,6 +151,19 @@ pub(crate) fn redacted_key(key: &str) -> String {
     }
 }
 
+/// What to run so that an entry is gone.
+pub(crate) fn unset(entry: &Entry) -> String {
+    let key = redacted_key(&entry.key);
+    let edit = key != printable(&entry.key);
+    let option = match (&entry.file, entry.scope.as_str()) {
+        (None, _) => return "take it out of the environment: GIT_CONFIG_COUNT, GIT_CONFIG_PARAMETERS".to_owned(),
+        (Some(file), _) if file.is_absolute() => format!("--file {}", shell_word(&printable(&file.display().to_string()))),
+        (Some(_), scope) => format!("--{scope}"),
+    };
+    // A key with a password in it is not repeated.
+    if edit { format!("git config {option} --edit") } else { format!("git config {option} --unset-all {}", shell_word(&key)) }
+}
+
 /// A word that can be pasted into a shell.
 pub(crate) fn shell_word(word: &str) -> String {
     super::text::quoted_for_shell(word)
@@ -168,6 +181,11 @@ pub(crate) fn listed(names: &BTreeSet<String>) -> String {
 /// Whether an entry names our helper.
 pub(crate) fn is_ours(entry: &Entry) -> bool {
     program(entry.value.as_deref().unwrap_or_default()) == Some("scm-agent")
+}
+
+/// Whether a helper is ours by its short name, which git looks for in PATH.
+pub(crate) fn is_by_name(helper: &str) -> bool {
+    helper.split_whitespace().next() == Some("scm-agent")
 }
 
 /// The socket that a helper of ours is told to use.
@@ -216,8 +234,13 @@ fn keeping(helper: &str) -> Keeping {
     }
 }
 
-/// A helper for a person: of a command, which may have a secret in it, the program alone.
-fn shown(helper: &str) -> String {
+/// A helper for a person: ours as it is, and of any other, which may have a secret in it, the program alone.
+pub(crate) fn shown(entry: &Entry) -> String {
+    let helper = entry.value.as_deref().unwrap_or_default();
+    if is_ours(entry) { printable(helper) } else { program_of(helper) }
+}
+
+fn program_of(helper: &str) -> String {
     let word = helper.split_whitespace().next().unwrap_or_default();
     let more = if helper.trim().len() > word.len() { " …" } else { "" };
     if word.starts_with('!') && word.contains(['=', '(']) {
@@ -263,7 +286,7 @@ mod tests {
     #[test]
     fn nothing_secret_of_a_helper_or_a_key_is_shown() {
         for helper in ["!f(){ echo password=canary; }; f", "x canary", "!p=canary sh", "store --file canary"] {
-            assert!(!shown(helper).contains("canary"), "{helper}");
+            assert!(!program_of(helper).contains("canary"), "{helper}");
         }
         assert_eq!(redacted_key("http.https://u:canary@h.test/p.extraheader"), "http.https://…@h.test/p.extraheader");
         assert_eq!(redacted_key("http.https://h.test/@p.extraheader"), "http.https://h.test/@p.extraheader");

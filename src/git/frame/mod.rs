@@ -119,17 +119,25 @@ fn write_text(key: &str, text: &str, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// One line that a terminal shows as it is: control characters become blanks, and it is cut to [`MAX_MESSAGE_BYTES`].
+/// One line that a terminal shows as it is: control characters, and those that turn the direction of writing or cannot be seen, become
+/// blanks, and it is cut to [`MAX_MESSAGE_BYTES`].
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MAX_MESSAGE_BYTES));
-    for character in text.chars().map(|character| if character.is_control() { ' ' } else { character }) {
+    for character in text.chars().map(|character| if is_hidden(character) { ' ' } else { character }) {
         if line.len() + character.len_utf8() > MAX_MESSAGE_BYTES {
             break;
         }
         line.push(character);
     }
     line
+}
+
+/// Whether a character acts upon a terminal or cannot be seen there: controls, and the format characters of Unicode's chapter 23.
+#[must_use]
+pub fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Takes requests out of a stream of bytes, however it is cut into pieces.

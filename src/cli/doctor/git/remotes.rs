@@ -1,11 +1,11 @@
 //! URLs in git's configuration: tokens in them, and ways past us.
 
 use super::Hosts;
-use super::leftovers::unset;
 use crate::cli::doctor::Check;
-use crate::cli::git::chain::shell_word;
+use crate::cli::git::chain::{shell_word, unset};
 use crate::cli::git::settings::Entry;
 use crate::git::frame::printable;
+use crate::secret::is_token_like;
 
 /// Looks at remotes, and at `url.*.insteadOf`.
 pub(super) fn examine(hosts: &Hosts, entries: &[Entry]) -> Vec<Check> {
@@ -93,8 +93,7 @@ fn has_secret(url: &str) -> bool {
         Some((_, password)) if !password.is_empty() => true,
         _ => {
             let user = user.trim_end_matches(':');
-            TOKEN_PREFIXES.iter().any(|prefix| user.starts_with(prefix))
-                || (user.len() >= LEAST_TOKEN && user.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+            is_token_like(user)
         }
     }
 }
@@ -148,16 +147,10 @@ fn over_https(remote: &str, host: &str, prefix: &str) -> String {
         return format!("git remote set-url {} https://{AZURE_DEVOPS}/ORGANISATION/PROJECT/_git/REPOSITORY", shell_word(remote));
     }
     let key = format!("url.https://{}/.insteadOf", printable(host));
-    format!("git config --global {} {}", shell_word(&key), shell_word(&printable(prefix)))
+    format!("git config --global --add {} {}", shell_word(&key), shell_word(&printable(prefix)))
 }
 
 const AZURE_DEVOPS: &str = "dev.azure.com";
-
-/// How tokens of hosts begin.
-const TOKEN_PREFIXES: [&str; 10] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "ATBB", "ATCTT"];
-
-/// A user name as long as this, of letters and digits only, is a token: no person has it, and older tokens have no prefix.
-const LEAST_TOKEN: usize = 40;
 
 #[cfg(test)]
 mod tests {

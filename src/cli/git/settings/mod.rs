@@ -197,10 +197,33 @@ impl<'a> ByUrl<'a> {
         helpers
     }
 
+    /// Of the section `http`: the entries by which git sends an `Authorization` header to a URL.
+    pub(crate) fn authorization_headers(&self, query: &Query) -> Vec<&'a Entry> {
+        sent(self.matching(query, "extraheader"))
+    }
+
+    /// The same, with those for places below.
+    pub(crate) fn authorization_headers_below(&self, query: &Query) -> Vec<&'a Entry> {
+        sent(self.matching(query, "extraheader").into_iter().chain(self.matching_below(query, "extraheader")))
+    }
+
     /// Whether git tells helpers the path of a URL.
     pub(crate) fn uses_path(&self, query: &Query) -> bool {
         self.matching(query, "usehttppath").last().is_some_and(|entry| is_true(entry.value.as_deref()))
     }
+}
+
+/// Which of the entries of `extraHeader`, in git's order, have git send an `Authorization` header: an empty one forgets all before it.
+fn sent<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<&'a Entry> {
+    let mut sent = Vec::new();
+    for entry in entries {
+        match entry.value.as_deref() {
+            Some("") => sent.clear(),
+            Some(header) if header.trim_start().to_ascii_lowercase().starts_with("authorization") => sent.push(entry),
+            _ => {}
+        }
+    }
+    sent
 }
 
 /// A boolean as git reads it.
