@@ -167,7 +167,13 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
         Outcome::Refusal { message: text, quit } => message(&text, quit),
         Outcome::Pat { username, token } => {
             let token = token.expose_secret().as_bytes();
-            let answer = CredentialAnswer { username: Some(&username), password: Some(token), ..CredentialAnswer::default() };
+            let answer = CredentialAnswer {
+                username: Some(&username),
+                password: Some(token),
+                // It is kept here already, where it can be taken back.
+                ephemeral: request.has_capability("authtype"),
+                ..CredentialAnswer::default()
+            };
             let mut text = Vec::with_capacity(username.len() + token.len() + 128);
             match answer.write(&mut text) {
                 Ok(()) => end(text),

@@ -215,8 +215,7 @@ impl Asked<'_> {
             return nobody.message(location).map_or(Outcome::Silence, |message| Outcome::Refusal { message, quit: true });
         }
         match nobody.message(location) {
-            // With several tokens there could still be another one, which git asks for.
-            Some(message) => turned_away(caller, location, integration, message, !matches!(nobody.reason, Reason::SeveralPats(_))),
+            Some(message) => turned_away(caller, location, integration, message, nobody.quits()),
             None => Outcome::Silence,
         }
     }

@@ -7,7 +7,7 @@ use super::pats::Pat;
 use super::{Broker, Caller, Right};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
-use crate::integration::location::Location;
+use crate::integration::location::{HostPattern, Location};
 use crate::integration::registry::{IntegrationRegistry, Lookup};
 use crate::oauth::{Plan, ServicePlan, UserPlan};
 use crate::store::GrantKey;
@@ -54,7 +54,10 @@ pub(super) struct Nobody {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// Several integrations would do.
-    Ambiguous,
+    Ambiguous {
+        /// Their ids where they cover the very same place, so that no path would tell them apart.
+        alike: Option<Vec<String>>,
+    },
     /// The operator's access rules.
     Denied {
         /// What the caller may not have.
@@ -105,13 +108,22 @@ impl Nobody {
         Self { integration: Some(Arc::clone(integration)), reason }
     }
 
+    /// Whether git is told to stop, where there is a line for the user: not where it could still be given another token.
+    pub(super) fn quits(&self) -> bool {
+        !matches!(self.reason, Reason::SeveralPats(_))
+    }
+
     /// The line for the user. `None` where nothing is to be said, so that git goes on as if nobody had been asked.
     pub(super) fn message(&self, location: &Location) -> Option<String> {
         let integration = self.integration.as_deref();
         let host = integration.map(|integration| integration.host.as_str()).unwrap_or_default();
         let takes_pats = integration.is_some_and(|integration| integration.pat);
         Some(match &self.reason {
-            Reason::Ambiguous => {
+            Reason::Ambiguous { alike: Some(ids) } => format!(
+                "the integrations {} cover the same place, so none answers for {location}; ask the operator of this machine to remove all but one",
+                ids.join(" and ")
+            ),
+            Reason::Ambiguous { alike: None } => {
                 format!("several integrations serve {location}, and git does not say which repository it wants; run: scm-agent git setup")
             }
             Reason::SeveralAccounts(accounts) => {
@@ -162,7 +174,9 @@ impl Broker {
     fn decide_by_app(&self, request: &CredentialRequest, caller: &Caller, location: &Location, registry: &IntegrationRegistry) -> Decision {
         let integration = match registry.for_host(location) {
             Lookup::Match(integration) => integration,
-            Lookup::Ambiguous(_) => return Decision::Nobody(Nobody { integration: None, reason: Reason::Ambiguous }),
+            Lookup::Ambiguous(several) => {
+                return Decision::Nobody(Nobody { integration: None, reason: Reason::Ambiguous { alike: alike(&several) } });
+            }
             Lookup::None => {
                 // Perhaps one would that nobody has trusted yet.
                 let waiting = self.sync.quarantine().for_host(location);
@@ -231,6 +245,13 @@ impl Caller {
         let verdict = self.rules.verdict(integration);
         (!verdict.rights.has(right)).then_some(Reason::Denied { right, rule: verdict.rule })
     }
+}
+
+/// The ids of integrations that cover the very same place.
+pub(super) fn alike(several: &[Arc<ScmIntegration>]) -> Option<Vec<String>> {
+    let mut patterns = several.iter().map(|integration| HostPattern::parse(integration).ok());
+    let first = patterns.next()?;
+    patterns.all(|pattern| pattern == first).then(|| several.iter().map(|integration| integration.id.clone()).collect())
 }
 
 /// Names of accounts, for a line.

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::answer::{NO_TOKEN, own_failure, service_failure};
 use super::decision::{Decision, Nobody, Own, Reason};
+use super::healing::Subject;
 use super::pats::{Pat, PatProspect, PatSource, pat_failure};
 use super::{Broker, Caller, Error, Presentation, Right, Rights, TokenKey, Verdict, unix_seconds};
 use crate::explain::{Access, Answer, AnswerKind, Explanation, Identity, Integration, Matched, Near, Request, Token, TokenState};
@@ -111,6 +113,7 @@ impl Broker {
         let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
         let failure = |error: &MintError<Error>| (service_failure(NO_TOKEN, asked.location, error), "scm-agent status".to_owned());
         let mut explanation = expect(prospect, integration, failure);
+        self.add_storm(&mut explanation, &Subject::Service(TokenKey::of(integration)), asked.caller, integration);
         if !is_sure {
             explanation.answer.reason.push_str(UNLESS_NOT_OFFERED);
         }
@@ -128,6 +131,7 @@ impl Broker {
         let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
         let account = Some(key.account.clone()).filter(|account| !account.is_empty());
         let mut explanation = expect(prospect, integration, |error| own_failure(NO_TOKEN, asked.location, key, error));
+        self.add_storm(&mut explanation, &Subject::Own(key.clone()), asked.caller, integration);
         explanation.identity = Some(identity("own", account, asked.request, presentation));
         explanation
     }
@@ -171,6 +175,14 @@ impl Broker {
             identity: Some(Identity { kind: kind.to_owned(), account, presented: "basic".to_owned(), username }),
             token: Some(Token { state, expires_at: None, last_error: None, retry_in_seconds: None }),
             ..Explanation::of(answer)
+        }
+    }
+
+    /// Adds that the host refuses new tokens, which git would be told once it has the one at hand refused.
+    fn add_storm(&self, explanation: &mut Explanation, subject: &Subject, caller: &Caller, integration: &ScmIntegration) {
+        let storm = self.healing.breakers().storm(subject, caller.uid, Instant::now());
+        if let (Some(token), Some(storm)) = (&mut explanation.token, storm) {
+            token.last_error.get_or_insert_with(|| storm.describe(&integration.host));
         }
     }
 
@@ -234,11 +246,25 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// What to run to sign in, and what would do as well.
+    fn sign_in(self, named: bool, integration: Option<&ScmIntegration>) -> String {
+        let account = self.request.username.as_deref().filter(|_| named).unwrap_or_default();
+        let command = login::command(&self.location.to_string(), account);
+        match integration.is_some_and(|integration| integration.pat) {
+            true => format!("{command}; or give git a personal access token when it asks"),
+            false => command,
+        }
+    }
+
     /// What is said where nobody answers. A new reason has to be put into words here.
     fn nobody(self, nobody: &Nobody) -> Answer {
         let Self { location, .. } = self;
         let (reason, next) = match &nobody.reason {
-            Reason::Ambiguous => (
+            Reason::Ambiguous { alike: Some(ids) } => (
+                format!("the integrations {} cover the same place, and a wrong one's token is worse than none", ids.join(" and ")),
+                Some("ask the operator of this machine to remove all but one of them".to_owned()),
+            ),
+            Reason::Ambiguous { alike: None } => (
                 "several integrations would do, and a wrong one's token is worse than none".to_owned(),
                 Some("scm-agent git setup".to_owned()),
             ),
@@ -261,7 +287,7 @@ impl Asked<'_> {
                     true => "you are not signed in there under the user name that git asks for".to_owned(),
                     false => "you are not signed in there".to_owned(),
                 },
-                Some(login::command(&location.to_string(), self.request.username.as_deref().filter(|_| *named).unwrap_or_default())),
+                Some(self.sign_in(*named, nobody.integration.as_deref())),
             ),
             Reason::SeveralAccounts(accounts) => (
                 format!("you are signed in there as several: {}", accounts.join(", ")),
@@ -278,7 +304,8 @@ impl Asked<'_> {
             ),
         };
         match nobody.message(location) {
-            Some(message) => Answer { kind: AnswerKind::Quit, message: Some(message), reason, next },
+            Some(message) if nobody.quits() => Answer { kind: AnswerKind::Quit, message: Some(message), reason, next },
+            Some(message) => Answer { kind: AnswerKind::Message, message: Some(message), reason, next },
             None => Answer { next, ..silence(reason) },
         }
     }

@@ -63,6 +63,10 @@ impl Broker {
         location: &Location,
         within: Duration,
     ) -> Result<OAuthApp, Turned> {
+        // What the app is, everybody may see in the status. So this is said before anybody is sent to ask for a rule.
+        let Some(app) = &integration.oauth else {
+            return Err(turned(format!("integration {} has no OAuth app", integration.id), Some("see what it has: scm-agent status")));
+        };
         let verdict = caller.rules.verdict(integration);
         if !verdict.rights.has(Right::AppSecret) {
             let error = format!("no access rule of this host gives you the app of {location}");
@@ -74,9 +78,6 @@ impl Broker {
             );
             return Err(Turned { rule: verdict.rule, refused: Refused { error, next: Some(next) } });
         }
-        let Some(app) = &integration.oauth else {
-            return Err(turned(format!("integration {} has no OAuth app", integration.id), Some("see what it has: scm-agent status")));
-        };
         if app.encrypted_client_secret.is_empty() {
             return Err(turned(format!("the app of integration {} has no client secret", integration.id), Some("scm-agent doctor")));
         }

@@ -162,7 +162,12 @@ impl Place {
         let is_refused = known.refused.values().any(|end| *end > Instant::now());
         let refused = || {
             let file = self.pat.file.as_ref().map_or_else(|_| String::new(), |path| path.display().to_string());
-            format!("the host refused the operator's personal access token; put another one into {file}")
+            let users: Vec<String> =
+                known.refused.iter().filter(|(_, end)| **end > Instant::now()).map(|(uid, _)| uid.to_string()).take(3).collect();
+            let users = users.join(", ");
+            format!(
+                "the host refused the operator's personal access token, says git of uid {users}; if it did, put another one into {file}"
+            )
         };
         known.problem.as_ref().map(named).or_else(|| is_refused.then(refused))
     }

@@ -17,7 +17,7 @@ use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::Lookup;
 use crate::oauth;
-use crate::secret::AccessToken;
+use crate::secret::{AccessToken, is_token_like};
 use crate::store::GrantKey;
 
 /// A personal access token that answers.
@@ -62,7 +62,8 @@ impl Broker {
     /// Has a personal access token answer where nobody else does, if there is one that the caller may have.
     pub(super) fn pat_or_nobody(&self, request: &CredentialRequest, caller: &Caller, nobody: Nobody) -> Result<Pat, Nobody> {
         // Neither to a place that nobody has trusted nor to one that could be another, nor where the user has yet to choose.
-        let is_elsewhere = matches!(nobody.reason, Reason::Ambiguous | Reason::HeldBack | Reason::NotOurs | Reason::SeveralAccounts(_));
+        let is_elsewhere =
+            matches!(nobody.reason, Reason::Ambiguous { .. } | Reason::HeldBack | Reason::NotOurs | Reason::SeveralAccounts(_));
         let Some(integration) = nobody.integration.clone().filter(|_| !is_elsewhere) else { return Err(nobody) };
         self.choose_pat(request, caller, &integration)?.ok_or(nobody)
     }
@@ -205,6 +206,12 @@ impl Broker {
         if self.handed_out.has(&token) || !caller.may(Right::Own, &integration, &location, "store") {
             return;
         }
+        // After a restart nobody remembers that it was given away.
+        if let Some(place) = self.operators_pats.of(&integration)
+            && self.operators_pats.read(&place).await.is_some_and(|operators| operators.matches(token.expose_secret().as_bytes()))
+        {
+            return;
+        }
         let fingerprint = self.fingerprints.of(&token);
         let kept = self.grants.keep_pat(caller.uid, &integration, username, token).await;
         match kept {
@@ -260,18 +267,9 @@ pub(super) fn pat_failure(location: &Location, problem: &str, next: &str) -> Str
 /// What the states begin with that are answered with tokens.
 const OUR_STATE: &[u8] = b"scm-agent:";
 
-/// How the tokens of hosts begin that take one for the user name too.
-const TOKEN_PREFIXES: [&str; 8] = ["ghp_", "gho_", "ghu_", "ghs_", "github_pat_", "glpat-", "ATATT", "BBDC-"];
-
-/// The longest user name that is not taken for a token: GitHub's longest.
-const LONGEST_PLAIN_NAME: usize = 39;
-
 /// Whether the user name is the secret and the password only stands beside it, as in `https://TOKEN@HOST`. User names are shown.
 fn is_token_in_name(username: &str, password: &[u8]) -> bool {
-    let is_plain = || username.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-    matches!(password, b"x-oauth-basic" | b"x")
-        || TOKEN_PREFIXES.iter().any(|prefix| username.starts_with(prefix))
-        || (username.len() > LONGEST_PLAIN_NAME && is_plain())
+    matches!(password, b"x-oauth-basic" | b"x") || is_token_like(username)
 }
 
 #[cfg(test)]

@@ -54,6 +54,10 @@ impl Broker {
             let name = rejected.id.clone().unwrap_or_else(|| format!("number {}", rejected.position));
             degraded.push(format!("integration {name} is not usable: {}", rejected.reason));
         }
+        for alike in registry.contested() {
+            let ids: Vec<&str> = alike.iter().map(|integration| integration.id.as_str()).collect();
+            degraded.push(format!("the integrations {} cover the same place, so none of them answers there", ids.join(" and ")));
+        }
         for integration in registry.integrations() {
             let mut entry = self.describe(integration, &held);
             let own = own.remove(&integration.id).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::decision::alike;
 use super::grants::{Definition, Wanted, refused};
 use super::{Broker, Caller, Right};
 use crate::git::CredentialRequest;
@@ -135,9 +136,13 @@ impl Broker {
         let Some(registry) = self.first_registry().await else { return Err(no(self.no_list_message(), None)) };
         match registry.for_host(&location) {
             Lookup::Match(integration) => Ok((integration, location)),
-            Lookup::Ambiguous(_) => {
-                Err(no(format!("several integrations serve {location}"), Some("name the repository too: https://HOST/PATH")))
-            }
+            Lookup::Ambiguous(several) => Err(match alike(&several) {
+                Some(ids) => no(
+                    format!("the integrations {} cover the same place, so none answers for {location}", ids.join(" and ")),
+                    Some("ask the operator of this machine to remove all but one"),
+                ),
+                None => no(format!("several integrations serve {location}"), Some("name the repository too: https://HOST/PATH")),
+            }),
             Lookup::None => match self.sync.quarantine().for_host(&location) {
                 Some(waiting) => {
                     let error = format!("integration {} is held back until somebody trusts it", waiting.id);

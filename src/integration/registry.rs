@@ -116,6 +116,18 @@ impl IntegrationRegistry {
         &self.rejected
     }
 
+    /// The integrations that nobody can tell apart, since they cover the very same place: none of them answers.
+    #[must_use]
+    pub fn contested(&self) -> Vec<&[Arc<ScmIntegration>]> {
+        let mut contested: Vec<&[Arc<ScmIntegration>]> = Vec::new();
+        for host in self.hosts.values() {
+            let paths = host.paths.iter().flat_map(|paths| paths.exact.values().chain(paths.folded.values()));
+            contested.extend(std::iter::once(&host.whole).chain(paths).filter(|sharing| sharing.len() > 1).map(Vec::as_slice));
+        }
+        contested.sort_by(|a, b| a[0].id.cmp(&b[0].id));
+        contested
+    }
+
     /// GitHub serves gists from a host of their own, with the same credential: where it is covered whole, and goes by a name.
     fn for_gists(&self, place: &Place) -> Lookup {
         let (host, port) = &place.key;

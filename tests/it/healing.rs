@@ -352,7 +352,7 @@ async fn a_host_that_refuses_whatever_comes_costs_a_few_tokens_and_one_clear_lin
         let lines = own_lines(&output);
         assert!(lines.len() <= 1, "{lines:?}");
         let expected = format!("{} refused ", place.git_host.host());
-        let doctor = format!("run: scm-agent doctor http://{}", place.git_host.host());
+        let doctor = format!("run: scm-agent doctor http://{}/REPOSITORY", place.git_host.host());
         if lines.iter().any(|line| line.starts_with(&expected) && line.contains(" new tokens in a row; ") && line.ends_with(&doctor)) {
             told += 1;
         } else {

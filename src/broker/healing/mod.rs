@@ -250,5 +250,5 @@ fn candidates(registry: &IntegrationRegistry, location: &Location) -> Vec<Arc<Sc
 
 /// What is said to whom a token was refused that is not replaced.
 pub(super) fn paused(integration: &ScmIntegration, location: &Location, storm: &Storm) -> String {
-    format!("{}; run: scm-agent doctor {location}", storm.describe(&integration.host))
+    format!("{}; to see why, run: scm-agent doctor {location}/REPOSITORY", storm.describe(&integration.host))
 }

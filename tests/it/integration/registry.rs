@@ -68,3 +68,18 @@ fn ten_thousand_integrations_are_each_found() {
     assert_eq!(answers(&registry, "https://dev.azure.com/org5000/p/_git/r", true), "-");
     assert!(answers(&registry, "https://dev.azure.com/org1/p/_git/r", false).starts_with("?org-0,"));
 }
+
+#[test]
+fn those_that_cover_the_same_place_are_named_and_answer_nothing() {
+    let registry = registry(vec![
+        integration("b", "gitlab", "scm.example.com"),
+        integration("a", "gitlab", "https://SCM.example.com:443/"),
+        integration("c", "gitlab", "scm.example.com/team"),
+        integration("e", "azuredevops_entra", "dev.azure.com/Acme"),
+        integration("d", "azuredevops_entra", "acme.visualstudio.com"),
+    ]);
+    let contested: Vec<Vec<&str>> = registry.contested().iter().map(|alike| alike.iter().map(|one| one.id.as_str()).collect()).collect();
+    assert_eq!(contested, [["b", "a"], ["e", "d"]]);
+    assert_eq!(answers(&registry, "https://scm.example.com/other/repo", true), "?a,b");
+    assert_eq!(answers(&registry, "https://scm.example.com/team/repo", true), "c");
+}

@@ -76,7 +76,11 @@ async fn a_token_that_the_host_refuses_is_kept_from_git_until_the_file_has_anoth
     assert!(line.contains(&told) && !line.contains("quit") && !line.contains("op-1"), "{line}");
     let status = daemon.status().await;
     let file = desk.world.path("pat");
-    let error = format!("the host refused the operator's personal access token; put another one into {}", file.display());
+    let error = format!(
+        "the host refused the operator's personal access token, says git of uid {}; if it did, put another one into {}",
+        rustix::process::geteuid().as_raw(),
+        file.display()
+    );
     assert_eq!((token(&status)["state"].as_str(), token(&status)["last_error"].as_str()), (Some("failing"), Some(error.as_str())));
     assert!(status["degraded"][0].as_str().unwrap().ends_with(&error), "{status}");
     let found = doctor(&desk).await;
@@ -189,4 +193,36 @@ async fn the_operator_s_token_goes_nowhere_that_takes_none_and_to_nobody_who_may
     desk.tell(&daemon, "store", "lisa", "t-lisa").await;
     assert_eq!(accounts(&daemon).await.as_array().unwrap().len(), 1);
     assert!(daemon.final_log().await.contains("refused: access rules"));
+}
+
+#[tokio::test]
+async fn a_token_that_the_settings_name_later_serves_after_a_reload_and_one_that_they_drop_no_more() {
+    let desk = Desk::new().await;
+    put(&desk, "pat", "op-1\n", 0o600);
+    let daemon = desk.start_with("").await;
+    assert_eq!(desk.ask(&daemon, "get", "").await, "\n");
+    for (lines, expected) in [("pat_file = \"pat\"", pair("oauth2", "op-1")), ("", None)] {
+        let more = if lines.is_empty() { String::new() } else { provider(&desk, lines) };
+        desk.world.config(&more);
+        let mut command = Command::from(desk.world.agent(&["reload", "--config"]));
+        command.arg(desk.world.path("config.toml")).current_dir(desk.world.directory());
+        assert!(run(command, "").await.status.success());
+        assert_eq!(desk.get(&daemon, "").await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_operator_s_token_is_nobody_s_own_after_a_restart_and_other_helpers_are_told_not_to_keep_it() {
+    let desk = Desk::new().await;
+    put(&desk, "pat", "op-1\n", 0o600);
+    let settings = provider(&desk, "pat_file = \"pat\"");
+    let daemon = desk.start_with(&settings).await;
+    let answer = desk.ask(&daemon, "get", "capability[]=authtype\n").await;
+    assert!(answer.contains("password=op-1\n") && answer.contains("ephemeral=1\n"), "{answer}");
+    assert!(daemon.terminate().await.success());
+    let daemon = desk.start_with(&settings).await;
+    desk.tell(&daemon, "store", "oauth2", "op-1").await;
+    assert_eq!(accounts(&daemon).await, json!([]));
+    desk.tell(&daemon, "store", "oauth2", "op-2").await;
+    assert_ne!(accounts(&daemon).await, json!([]), "another one is kept");
 }
