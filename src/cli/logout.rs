@@ -66,7 +66,8 @@ fn told(answer: &LoggedOut) -> String {
             text.push_str(&format!("forgot your personal access token for {} as {name}; it is still good at the host\n", removed.host));
             continue;
         }
-        text.push_str(&format!("signed out of {} as {}; {withdrawn}\n", removed.host, removed.account));
+        let account = if removed.account.is_empty() { String::new() } else { format!(" as {}", removed.account) };
+        text.push_str(&format!("signed out of {}{account}; {withdrawn}\n", removed.host));
     }
     text
 }

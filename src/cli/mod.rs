@@ -58,7 +58,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lists the accounts that you have signed in with
+    /// Lists the accounts that you have signed in with, and your personal access tokens
     Accounts(accounts::Args),
     Config(config::Args),
     Key(key::Args),
@@ -67,12 +67,12 @@ enum Command {
     Unseal(unseal::Args),
     /// Checks everything between the configuration and git, and says what to do
     Doctor(doctor::Args),
-    /// Says who would answer git for a URL, and why or why not; the exit code is 0 if git would get a credential, else 1
+    /// Says who would answer git for a URL, and why or why not; nothing is sent, and the exit code is 0 if git would get a credential
     Explain(explain::Args),
     Git(git::Args),
     /// Signs you in to a host, so that git gets tokens of your own there
     Login(login::Args),
-    /// Signs you out of a host
+    /// Signs you out of a host, and forgets your personal access tokens there
     Logout(logout::Args),
     /// Gives other OAuth tooling the app of a host, id and secret, where a rule of the operator's lets you have it
     OauthApp(oauth_app::Args),
