@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::decision::{Decision, Nobody, Own, Reason};
+use super::fingerprint;
 use super::grants::GrantError;
 use super::healing::{self, Resumed, Subject};
 use super::{Broker, Caller, Error, Outcome, Presentation, TokenKey, unix_seconds};
@@ -151,8 +152,9 @@ impl Broker {
     ) -> Outcome {
         let Asked { request, caller, location, begun, is_final } = asked;
         let grant = if matches!(subject, Subject::Own(_)) { "user" } else { "service" };
-        let fingerprint = self.fingerprints.of(&token.access_token);
-        self.handed_out.note(&token.access_token);
+        let tag = self.fingerprints.tag(&token.access_token);
+        self.handed_out.note(tag);
+        let fingerprint = tag.map(fingerprint::shown);
         info!(
             target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
             "answered"

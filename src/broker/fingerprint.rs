@@ -19,6 +19,14 @@ const STACK_BYTES: usize = 16 * 1024;
 /// The first bytes of a token's HMAC-SHA-256.
 pub(super) type TokenTag = [u8; TAG_BYTES];
 
+/// A tag as the log has it: its first bytes in hexadecimal.
+pub(super) fn shown(tag: TokenTag) -> String {
+    tag[..SHOWN_BYTES].iter().fold(String::with_capacity(2 * SHOWN_BYTES), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Makes the fingerprints of one process. Without its key, which is gone with it, nobody can try tokens against the log.
 pub(super) struct TokenFingerprints(Option<hmac::Key>);
 
@@ -31,10 +39,7 @@ impl TokenFingerprints {
 
     /// The first bytes of the token's HMAC-SHA-256 in hexadecimal; `None` where the system gave no randomness for a key.
     pub(super) fn of(&self, token: &AccessToken) -> Option<String> {
-        Some(self.tag(token)?[..SHOWN_BYTES].iter().fold(String::with_capacity(2 * SHOWN_BYTES), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        }))
+        self.tag(token).map(shown)
     }
 
     /// What stands for the token where it need not be kept; `None` as for [`of`](Self::of).

@@ -29,9 +29,9 @@ impl HandedOut {
         Self { fingerprints, seen: Mutex::default() }
     }
 
-    /// Notes that a token is given away.
-    pub(super) fn note(&self, token: &AccessToken) {
-        let Some(tag) = self.fingerprints.tag(token) else { return };
+    /// Notes that the token of a tag is given away.
+    pub(super) fn note(&self, tag: Option<TokenTag>) {
+        let Some(tag) = tag else { return };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !seen.tags.insert(tag) {
             return;
@@ -63,14 +63,15 @@ mod tests {
 
     #[test]
     fn what_was_given_away_is_known_again_until_many_others_were() {
-        let handed_out = HandedOut::new(Arc::new(TokenFingerprints::new()));
+        let fingerprints = Arc::new(TokenFingerprints::new());
+        let handed_out = HandedOut::new(Arc::clone(&fingerprints));
         assert!(!handed_out.has(&token(0)));
         // Given twice, it takes one place.
         for number in [0, 0].into_iter().chain(1..MAX_TOKENS) {
-            handed_out.note(&token(number));
+            handed_out.note(fingerprints.tag(&token(number)));
         }
         assert!(handed_out.has(&token(0)) && handed_out.has(&token(MAX_TOKENS - 1)) && !handed_out.has(&token(MAX_TOKENS)));
-        handed_out.note(&token(MAX_TOKENS));
+        handed_out.note(fingerprints.tag(&token(MAX_TOKENS)));
         assert!(!handed_out.has(&token(0)) && handed_out.has(&token(1)) && handed_out.has(&token(MAX_TOKENS)));
         let seen = handed_out.seen.lock().unwrap();
         assert_eq!((seen.order.len(), seen.tags.len()), (MAX_TOKENS, MAX_TOKENS));

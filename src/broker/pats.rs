@@ -10,8 +10,9 @@ use zeroize::Zeroizing;
 
 use super::answer::{Asked, turned_away};
 use super::decision::{Nobody, Reason};
+use super::fingerprint;
 use super::grants::{KeptPat, NotKept, ignores_names, is_same_place};
-use super::{Broker, Caller, Outcome, Right};
+use super::{Broker, Caller, Outcome, Right, healing};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
@@ -120,17 +121,17 @@ impl Broker {
                 return turned_away(caller, location, Some(integration), pat_failure(location, &problem, next), false);
             }
         };
-        if *source == PatSource::Operators {
-            self.handed_out.note(&token);
-        }
         // The list may have changed meanwhile; the new one counts.
         if !self.sync.registry().get(&integration.id).is_some_and(|now| now.pat && is_same_place(now, integration)) {
             return Box::pin(self.get(request, caller)).await;
         }
-        let fingerprint = self.fingerprints.of(&token);
+        let tag = self.fingerprints.tag(&token);
+        if *source == PatSource::Operators {
+            self.handed_out.note(tag);
+        }
         info!(
             target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant = "pat",
-            token = fingerprint, "answered"
+            token = tag.map(fingerprint::shown), "answered"
         );
         Outcome::Pat { username, token }
     }
@@ -180,7 +181,7 @@ impl Broker {
             || request.password_expiry_utc.is_some()
             || request.is_ephemeral
             || request.has_refresh_token
-            || request.state.iter().any(|state| state.starts_with(OUR_STATE));
+            || healing::has_state(request);
         if is_other_s || is_token_in_name(username, password.expose_secret()) {
             return;
         }
@@ -263,9 +264,6 @@ impl Broker {
 pub(super) fn pat_failure(location: &Location, problem: &str, next: &str) -> String {
     format!("no token for {location}: {problem}; {next}")
 }
-
-/// What the states begin with that are answered with tokens.
-const OUR_STATE: &[u8] = b"scm-agent:";
 
 /// Whether the user name is the secret and the password only stands beside it, as in `https://TOKEN@HOST`. User names are shown.
 fn is_token_in_name(username: &str, password: &[u8]) -> bool {
