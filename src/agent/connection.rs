@@ -174,11 +174,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
                 ephemeral: request.has_capability("authtype"),
                 ..CredentialAnswer::default()
             };
-            let mut text = Vec::with_capacity(username.len() + token.len() + 128);
-            match answer.write(&mut text) {
-                Ok(()) => end(text),
-                Err(error) => message(&error.to_string(), true),
-            }
+            credential(&answer, username.len() + token.len() + 192)
         }
         Outcome::Credential { presentation, token, password_expiry_utc, state } => {
             let token = token.access_token.expose_secret().as_bytes();
@@ -191,12 +187,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
                     (CredentialAnswer { username: username.as_deref(), password: Some(token), ..nothing }, length)
                 }
             };
-            // Large enough at once: growing would leave copies.
-            let mut text = Vec::with_capacity(name_length + token.len() + MAX_STATE_BYTES + 192);
-            match answer.write(&mut text) {
-                Ok(()) => end(text),
-                Err(error) => message(&error.to_string(), true),
-            }
+            credential(&answer, name_length + token.len() + MAX_STATE_BYTES + 192)
         }
     }
 }
@@ -291,6 +282,15 @@ fn message(line: &str, quit: bool) -> Answer<'static> {
     // Cannot fail: there is no value in it.
     let _ = CredentialAnswer { quit, ..CredentialAnswer::default() }.write(&mut text);
     end(text)
+}
+
+/// An answer with a credential, in a buffer that is large enough at once: growing would leave copies.
+fn credential(answer: &CredentialAnswer<'_>, capacity: usize) -> Answer<'static> {
+    let mut text = Vec::with_capacity(capacity);
+    match answer.write(&mut text) {
+        Ok(()) => end(text),
+        Err(error) => message(&error.to_string(), true),
+    }
 }
 
 /// Ends an answer with its blank line.
