@@ -2,7 +2,6 @@
 //! token is asked for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::debug;
@@ -12,6 +11,7 @@ use super::decision::{Decision, Nobody, Own, Reason};
 use super::healing::Subject;
 use super::pats::{Pat, PatProspect, PatSource, pat_failure};
 use super::{Broker, Caller, Error, Presentation, Right, Rights, TokenKey, Verdict, unix_seconds};
+use crate::clock::seconds_begun;
 use crate::explain::{Access, Answer, AnswerKind, Explanation, Identity, Integration, Matched, Near, Request, Token, TokenState};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
@@ -338,12 +338,7 @@ fn expect<E: std::error::Error>(
             )
         }
     };
-    let token = Token {
-        state,
-        expires_at: expires_at.map(unix_seconds),
-        last_error: error,
-        retry_in_seconds: retry_in.map(|wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
-    };
+    let token = Token { state, expires_at: expires_at.map(unix_seconds), last_error: error, retry_in_seconds: retry_in.map(seconds_begun) };
     Explanation { token: Some(token), ..Explanation::of(answer) }
 }
 

@@ -18,6 +18,7 @@ use super::leaving::Definition;
 use super::renewal::record_of;
 use super::sessions::{Activity, Found, Session, Step, Way};
 use super::{GrantError, Grants, binding, is_sign_in, lock};
+use crate::clock::seconds_begun;
 use crate::login::{Begun, Login, Mode, Progress, Refused, State, is_account};
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::{GrantKey, Origin};
@@ -338,7 +339,7 @@ fn what_next(error: &GrantError) -> Option<&'static str> {
 
 fn pending(host: String, wait: Duration) -> Progress {
     // Rounded up: who comes too early is sent away again.
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = seconds_begun(wait);
     Progress { state: State::Pending, retry_in_seconds: Some(seconds.max(1)), account: None, host, error: None, next: None }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::fingerprint::TokenFingerprints;
 use super::healing::{Breakers, Subject};
 use super::secrets::SecretLedger;
-use crate::clock::Clock;
+use crate::clock::{Clock, seconds_begun};
 use crate::integration::ScmIntegration;
 use crate::key::KeyRing;
 use crate::login::Account;
@@ -399,7 +399,7 @@ fn is_unused(summary: &GrantSummary, now: SystemTime) -> bool {
 }
 
 fn in_seconds(wait: Duration) -> String {
-    format!("{} s", wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    format!("{} s", seconds_begun(wait))
 }
 
 /// What is said of a grant whose integration is another than it was.

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::Subject;
 use super::state::TokenId;
+use crate::clock::seconds_begun;
 
 /// How long a token is young, and how long its refusal counts.
 const WINDOW: Duration = Duration::from_secs(10 * 60);
@@ -64,7 +65,7 @@ impl Storm {
     /// What happened, in words.
     pub(in crate::broker) fn describe(&self, host: &str) -> String {
         let Self { pause, refused } = self;
-        let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        let seconds = seconds_begun(*pause);
         let rest = if seconds == 0 { String::new() } else { format!("; no other is fetched for {seconds} s") };
         format!("{host} refused {refused} new tokens in a row{rest}")
     }

@@ -20,6 +20,7 @@ use self::callback::{Callback, state_of};
 use self::screen::{Countdown, DeviceCode, link, web_url};
 use self::surroundings::Surroundings;
 use super::{Io, client, target};
+use crate::clock::seconds_begun;
 use crate::error::{Error, Kind};
 use crate::login::{Accounts, Begun, Cancelled, Elsewhere, Login, Mode, Progress, Refused, State};
 
@@ -329,7 +330,7 @@ async fn ticking<T>(awaited: impl Future<Output = T>, deadline: Instant, countdo
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // The second that has begun counts: it starts with the whole time and ends with one.
-        countdown.show(left.as_secs() + u64::from(left.subsec_nanos() > 0), io);
+        countdown.show(seconds_begun(left), io);
         tokio::select! {
             done = &mut awaited => return done,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
