@@ -229,29 +229,33 @@ pub struct Trust {
     pub error: Option<String>,
 }
 
+/// What tests have in common.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) mod samples {
+    use super::{Integration, Memory, Secret, Status, Store, Sync};
 
-    #[test]
-    fn a_line_says_what_is_held_and_the_first_thing_that_is_wrong() {
-        let token = |state| Token { subject: "service".to_owned(), grant: "service".to_owned(), expires_at: None, state, last_error: None };
-        let integration = |tokens| Integration {
-            id: String::new(),
-            scm_id: String::new(),
-            host: String::new(),
+    /// An integration with an app whose secret opens.
+    pub(crate) fn integration(host: &str, grant: &str) -> Integration {
+        Integration {
+            id: format!("id-of-{host}"),
+            scm_id: "custom".to_owned(),
+            host: host.to_owned(),
             virtual_directory: String::new(),
             client_id: None,
             issuer: None,
             oauth: true,
             pat: false,
             secret: Secret::Ok,
-            grant: "service".to_owned(),
+            grant: grant.to_owned(),
             note: None,
-            tokens,
+            tokens: Vec::new(),
             quarantine: None,
-        };
-        let mut status = Status {
+        }
+    }
+
+    /// A daemon that has had no list yet and lacks nothing.
+    pub(crate) fn status() -> Status {
+        Status {
             version: String::new(),
             pid: 1,
             uptime_seconds: 0,
@@ -268,11 +272,23 @@ mod tests {
                 next_attempt_in_seconds: None,
             },
             integrations: Vec::new(),
-            store: Store { kind: String::new(), healthy: true },
+            store: Store { kind: "memory".to_owned(), healthy: true },
             memory: Memory { locked: true, reason: None },
             connections: 0,
             degraded: Vec::new(),
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_held_and_the_first_thing_that_is_wrong() {
+        let token = |state| Token { subject: "service".to_owned(), grant: "service".to_owned(), expires_at: None, state, last_error: None };
+        let integration = |tokens| Integration { tokens, ..samples::integration("a.example", "service") };
+        let mut status = samples::status();
         assert_eq!(status.line(1_000), "0 integrations, 0 tokens, no list yet");
         status.sync.last_success = Some(980);
         status.integrations = vec![integration(vec![token(TokenState::Valid), token(TokenState::Failing)])];

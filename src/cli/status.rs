@@ -204,25 +204,8 @@ pub(super) fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::samples::integration;
     use crate::status::{Key, Memory, Store, Sync, Token};
-
-    fn integration(host: &str, grant: &str) -> Integration {
-        Integration {
-            id: format!("id-of-{host}"),
-            scm_id: "custom".to_owned(),
-            host: host.to_owned(),
-            virtual_directory: String::new(),
-            client_id: None,
-            issuer: None,
-            oauth: true,
-            pat: false,
-            secret: Secret::Ok,
-            grant: grant.to_owned(),
-            note: None,
-            tokens: Vec::new(),
-            quarantine: None,
-        }
-    }
 
     fn token(expires_at: u64, state: TokenState) -> Token {
         Token { subject: "service".to_owned(), grant: "service".to_owned(), expires_at: Some(expires_at), state, last_error: None }
@@ -302,26 +285,9 @@ c.example/tfs  custom  pat      missing        id-of-c.example  git asks the use
             in_trouble("uid 9", TokenState::Valid, "served all the same"),
         ];
         let status = Status {
-            version: String::new(),
-            pid: 7,
-            uptime_seconds: 0,
-            key: Vec::new(),
-            sync: Sync {
-                source: String::new(),
-                last_success: None,
-                last_attempt: None,
-                last_error: None,
-                next: None,
-                consecutive_failures: 0,
-                watching: false,
-                stale: false,
-                next_attempt_in_seconds: None,
-            },
             integrations: vec![Integration { tokens, ..integration("a.example", "user") }],
-            store: Store { kind: "memory".to_owned(), healthy: true },
-            memory: Memory { locked: true, reason: None },
-            connections: 1,
             degraded: vec!["integration id-of-a.example (a.example): the app is unknown".to_owned()],
+            ..crate::status::samples::status()
         };
         let text = table(&status, SystemTime::UNIX_EPOCH);
         let expected = "\

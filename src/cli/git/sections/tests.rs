@@ -1,24 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::status::{Quarantine, Secret};
+use crate::status::Quarantine;
 
 /// A row of the status that gives service tokens.
 fn row(scm_id: &str, host: &str, virtual_directory: &str) -> Integration {
     Integration {
-        id: "id".to_owned(),
         scm_id: scm_id.to_owned(),
-        host: host.to_owned(),
         virtual_directory: virtual_directory.to_owned(),
-        client_id: None,
-        issuer: None,
-        oauth: true,
-        pat: false,
-        secret: Secret::Ok,
-        grant: "service".to_owned(),
-        note: None,
-        tokens: Vec::new(),
-        quarantine: None,
+        ..crate::status::samples::integration(host, "service")
     }
 }
 
