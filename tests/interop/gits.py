@@ -36,6 +36,16 @@ class Git:
         programs = [world.which("git"), *sorted(world.gits_dir.glob("*/bin/git"))]
         return sorted((cls(world, program) for program in programs), key=lambda git: git.version)
 
+    @staticmethod
+    def each(gits, check):
+        """`check(git)` for each git; a failure names it."""
+        for git in gits:
+            try:
+                check(git)
+            except Exception as error:
+                error.args = (f"git {git.name}: {error}",)
+                raise
+
     def environment(self, config):
         """What makes a program, and whatever it starts, use this git with this configuration."""
         path = os.pathsep.join([str(self.program.parent), os.environ["PATH"]])

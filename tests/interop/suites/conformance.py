@@ -60,14 +60,6 @@ class ConformanceSuite(Suite):
         self.askpass.write_text(ASKPASS)
         self.askpass.chmod(0o755)
 
-    def each(self, check):
-        for git in self.gits:
-            try:
-                check(git)
-            except Exception as error:
-                error.args = (f"git {git.name}: {error}",)
-                raise
-
     def ask(self, git, action, *lines, path=False, **attributes):
         """`git credential ACTION`; `lines` come before the attributes, of which `path_` is git's path, told to helpers with `path`."""
         text = "".join(f"{line}\n" for line in lines) + "".join(f"{name.rstrip('_')}={value}\n" for name, value in attributes.items())
@@ -136,7 +128,7 @@ class Conformance(ConformanceSuite):
                 self.expect_asked(git, host=other)
             self.expect_asked(git, host=HOST, protocol="http")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_a_user_name_narrows(self):
         def check(git):
@@ -145,7 +137,7 @@ class Conformance(ConformanceSuite):
             expect(again["username"] == answer["username"] and again["password"] == answer["password"], "another answer for its own name")
             self.expect_asked(git, host=HOST, username="somebody-else")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_a_path_narrows_where_the_integration_has_one(self):
         host, part = PART.split("/")
@@ -159,7 +151,7 @@ class Conformance(ConformanceSuite):
             self.expect_ours(git, host=host, path_=f"{part}/one.git")
             self.expect_ours(git, host=HOST, path=True, path_="any/one.git")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_storing_changes_nothing(self):
         def check(git):
@@ -169,7 +161,7 @@ class Conformance(ConformanceSuite):
             after = self.fill(git, host=HOST)
             expect(after["password"] == before["password"] and "oauth_refresh_token" not in after, f"it kept something: {sorted(after)}")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_only_the_token_itself_is_erased(self):
         def check(git):
@@ -189,7 +181,7 @@ class Conformance(ConformanceSuite):
             # As git does when the host takes it.
             self.ask(git, "approve", protocol="https", host=HOST, username=name, password=fresh)
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_a_long_challenge_names_no_other_host(self):
         def check(git):
@@ -197,7 +189,7 @@ class Conformance(ConformanceSuite):
                 realm = "a" * (buffer - len("wwwauth[]=basic realm=") - 1)
                 self.expect_asked(git, f"wwwauth[]=basic realm={realm}host={HOST}", host="badguy.example.test")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     if TREE:
 
@@ -261,7 +253,7 @@ class ConformancePats(ConformanceSuite):
             self.expect_asked(git, host=EXAMPLE)
             self.expect_asked(git, host=HOST, username="someone-else")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_another_password_takes_the_place_of_the_first(self):
         def check(git):
@@ -272,7 +264,7 @@ class ConformancePats(ConformanceSuite):
             self.forget(git, username="someone", pat="pat-2")
             self.expect_asked(git, host=HOST, username="someone")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_another_password_than_the_stored_one_erases_nothing(self):
         def check(git):
@@ -283,7 +275,7 @@ class ConformancePats(ConformanceSuite):
             self.forget(git, username="someone-else", pat="pat-1")
             self.expect_held(git, "someone", "pat-1")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_several_users_are_kept_apart(self):
         def check(git):
@@ -296,7 +288,7 @@ class ConformancePats(ConformanceSuite):
             self.expect_asked(git, host=HOST, username="one")
             self.expect_held(git, "two", "pat-2")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_a_host_is_forgotten_with_all_its_users(self):
         def check(git):
@@ -310,7 +302,7 @@ class ConformancePats(ConformanceSuite):
             self.expect_held(git, "one", "pat-other", host=EXAMPLE)
             self.forget(git, host=EXAMPLE)
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_a_path_means_a_part_of_a_host(self):
         host, part = PART.split("/")
@@ -324,7 +316,7 @@ class ConformancePats(ConformanceSuite):
             self.forget(git, **where, path_=f"{part}/three.git", username="someone", pat="pat-part")
             self.expect_asked(git, **where, path_=f"{part}/one.git")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_what_is_no_pat_is_not_kept(self):
         # By the helper itself: some of this git keeps back, and an old git leaves out what it does not know.
@@ -350,7 +342,7 @@ class ConformancePats(ConformanceSuite):
                 realm = "a" * (buffer - len("wwwauth[]=basic realm=") - 1)
                 self.expect_asked(git, f"wwwauth[]=basic realm={realm}host={HOST}", host="badguy.example.com")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     if TREE:
 

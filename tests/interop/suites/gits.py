@@ -44,15 +44,6 @@ class Gits(Suite):
         self.agent = self.stack.enter_context(Agent(self.world, self.plane, self.key, directory=self.agent.dir))
         self.agent.wait_secrets(self.row["id"])
 
-    def each(self, check):
-        """`check(git)` for each git; a failure names it."""
-        for git in self.gits:
-            try:
-                check(git)
-            except Exception as error:
-                error.args = (f"git {git.name}: {error}",)
-                raise
-
     def dir(self, name, git):
         """A folder that is not there yet."""
         return self.world.dir(name) / git.name
@@ -93,7 +84,7 @@ class Gits(Suite):
             listed = git.run(self.agent, "ls-remote", self.url).stdout
             expect(fetched.strip() + f"\trefs/heads/by-{git.name}\n".encode() in listed, "ls-remote does not show it")
 
-        self.each(check)
+        Git.each(self.gits, check)
         expect(self.issued() == 1, f"{self.issued()} tokens were made")
 
     def case_every_git_clones_submodules(self):
@@ -115,7 +106,7 @@ class Gits(Suite):
             for path in (at_clone, later):
                 expect((path / "inner" / "README").read_text() == "inner.git\n", "the submodule is not there")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_parallel_clones_take_one_token(self):
         before = self.issued()
@@ -151,7 +142,7 @@ class Gits(Suite):
             expect(live and seen == self.token(), "the host saw another token than the helper gives out")
 
         self.restart()
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_ls_remote_outlives_a_revoked_token(self):
         self.expect_healed(lambda git: ["ls-remote", "-q", self.url])
@@ -191,7 +182,7 @@ class Gits(Suite):
             expect(self.issued() == before + 1, f"{self.issued() - before} tokens were made")
 
         self.restart()
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_many_at_once_outlive_a_revoked_token(self):
         self.restart()
@@ -244,7 +235,7 @@ class Gits(Suite):
             git.run(self.agent, "-C", other, "checkout", "-q", "main")
             expect((other / f"{git.name}.bin").read_text() == content, "the file has something else in it")
 
-        self.each(check)
+        Git.each(self.gits, check)
         expect(all(live for *_, live in self.git_host.visits[-1:]), "the host saw no live token")
 
     def case_git_lfs_goes_on_after_a_revoked_token(self):
@@ -261,7 +252,7 @@ class Gits(Suite):
             expect(self.issued() == before + 1, f"{self.issued() - before} tokens were made")
             expect((clone / f"{git.name}.bin").read_text().startswith("large"), "the file is still a pointer")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def ask_git(self, git, action, text):
         """`git credential` as a script uses it: what it answers."""
@@ -288,7 +279,7 @@ class Gits(Suite):
             expect(self.issued() == before + 1, f"{self.issued() - before} tokens were made")
             self.ask_git(git, "approve", f"{place}username={answer['username']}\npassword={fresh}\n")
 
-        self.each(check)
+        Git.each(self.gits, check)
 
     def case_scripts_that_bring_the_state_back_get_another_token(self):
         self.restart()
@@ -308,4 +299,4 @@ class Gits(Suite):
             expect("continue" not in dict(again), "the second answer is not final")
             expect(self.git_host.is_live(dict(again)["password"]) and self.issued() == before + 1, "no new token, or several")
 
-        self.each(check)
+        Git.each(self.gits, check)
