@@ -30,12 +30,24 @@ def arguments():
     return parser.parse_args()
 
 
-def place(tree, bin_dir, source, target, mode):
-    """Copies one asset into the tree; returns what it is, or raises where it is missing."""
-    origin = bin_dir / source.removeprefix(BUILT) if source.startswith(BUILT) else ROOT / source
+def matching(bin_dir, source):
+    """The files that an asset's source means, each with where it goes below a target that is a folder; raises where there is none."""
+    folder, source = (bin_dir, source.removeprefix(BUILT)) if source.startswith(BUILT) else (ROOT, source)
+    parts = pathlib.PurePath(source).parts
+    # Like cargo-deb: what is below the first part with a wildcard stays below the target.
+    fixed = next((count for count, part in enumerate(parts) if set(part) & set("*?[")), len(parts) - 1)
+    base = folder.joinpath(*parts[:fixed])
+    found = sorted(path for path in base.glob(str(pathlib.PurePath(*parts[fixed:]))) if path.is_file())
+    if not found:
+        raise FileNotFoundError(f"{folder / source}: nothing to put into the package")
+    return [(path, path.relative_to(base)) for path in found]
+
+
+def place(tree, origin, below, target, mode):
+    """Copies one file into the tree; returns its path there."""
     path = tree / target
     if target.endswith("/"):
-        path = path / origin.name
+        path = path / below
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gz" and origin.suffix != ".gz":
         path.write_bytes(gzip.compress(origin.read_bytes(), mtime=0))
@@ -85,7 +97,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         tree = pathlib.Path(scratch) / "tree"
         tree.mkdir(mode=0o755)
-        files = [place(tree, options.bin_dir, *asset) for asset in deb["assets"]]
+        files = [place(tree, *found, target, mode) for source, target, mode in deb["assets"] for found in matching(options.bin_dir, source)]
         libraries = {library for path in files if path.parent.name == "bin" for library in needed_libraries(path)}
         depends = sorted(libraries) + [one.strip() for one in deb["depends"].split(",") if one.strip() != "$auto"]
         size = sum(path.stat().st_size for path in files) // 1024 + 1
