@@ -130,9 +130,9 @@ impl Access {
     /// Writes what is different from the rules that were in force before.
     pub fn log_changes(&self, before: &Self) {
         if self.rules != before.rules {
-            info!(target: "audit", rules = self.rules.len(), "the access rules changed");
+            info!(target: "audit", event = "access_changed", rules = self.rules.len(), "the access rules changed");
         } else if self.resolved != before.resolved {
-            info!(target: "audit", rules = self.rules.len(), "names in the access rules have new numbers");
+            info!(target: "audit", event = "access_changed", rules = self.rules.len(), "names in the access rules have new numbers");
         }
     }
 

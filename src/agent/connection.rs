@@ -158,7 +158,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
         Ok(request) => request,
         Err(error) => {
-            warn!(target: "audit", uid = peer.uid, pid = peer.pid, error = %error, "refused: malformed request");
+            warn!(target: "audit", event = "denied", uid = peer.uid, pid = peer.pid, reason = %error, "refused: malformed request");
             return refusal(&error);
         }
     };
@@ -209,10 +209,10 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
         "ping" => serde_json::to_vec(&serde_json::json!({ "pid": std::process::id() })).unwrap_or_default(),
         "reload" => {
             if !client.is_privileged {
-                warn!(target: "audit", uid = client.peer.uid, pid = client.peer.pid, "refused: reload is for root and the agent's own user");
+                warn!(target: "audit", event = "denied", uid = client.peer.uid, pid = client.peer.pid, operation = "reload", "refused: reload is for root and the agent's own user");
                 return refusal(&"only root and the agent's own user may have the settings read again");
             }
-            info!(target: "audit", uid = client.peer.uid, pid = client.peer.pid, "reload");
+            info!(target: "audit", event = "reload_asked", uid = client.peer.uid, pid = client.peer.pid, "reload");
             serde_json::to_vec(&agent.reloads.ask().await).unwrap_or_default()
         }
         "sync" => {
@@ -242,13 +242,13 @@ async fn explain(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'st
 async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
     let Client { is_privileged, peer } = client;
     if !is_privileged {
-        warn!(target: "audit", uid = peer.uid, pid = peer.pid, "refused: trust is for root and the agent's own user");
+        warn!(target: "audit", event = "denied", uid = peer.uid, pid = peer.pid, operation = "trust", "refused: trust is for root and the agent's own user");
         return refusal(&"only root and the agent's own user may say what is trusted");
     }
     let (Some(id), Some(change)) = (sign_in::field(body, "id"), sign_in::field(body, "change")) else {
         return refusal(&"the request does not say what is to be trusted");
     };
-    info!(target: "audit", uid = peer.uid, pid = peer.pid, integration = ?id, "trust");
+    info!(target: "audit", event = "trust_asked", uid = peer.uid, pid = peer.pid, integration = id, "trust");
     let error = agent.broker.trust(id, change).await.err();
     let is_accepted = matches!(error, None | Some(TrustError::NotKept { .. }));
     let outcome = status::Trust { accepted: is_accepted, error: error.map(|error| error.to_string()) };

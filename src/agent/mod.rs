@@ -239,10 +239,10 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
     let drained =
         tokio::time::timeout(agents.get().config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_ok() {
-        info!(connections = open, "stopped; every connection had ended");
+        info!(target: "audit", event = "stopped", connections = open, "stopped; every connection had ended");
         return Ok(Ending::Drained);
     }
-    warn!(connections = tasks.len(), "stopped; connections were cut off after the grace period");
+    warn!(target: "audit", event = "stopped", connections = tasks.len(), "stopped; connections were cut off after the grace period");
     tasks.shutdown().await;
     Ok(Ending::CutOff)
 }
@@ -259,12 +259,12 @@ fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
-            warn!(target: "audit", error = %error, "refused: the kernel does not say who asks");
+            warn!(target: "audit", event = "denied", operation = "connect", reason = %error, "refused: the kernel does not say who asks");
             return;
         }
     };
     if !admission.admits(&peer) {
-        warn!(target: "audit", uid = peer.uid, gid = peer.gid, pid = peer.pid, "refused: not in the socket's group");
+        warn!(target: "audit", event = "denied", uid = peer.uid, gid = peer.gid, pid = peer.pid, operation = "connect", "refused: not in the socket's group");
         return;
     }
     let is_privileged = admission.is_privileged(&peer);

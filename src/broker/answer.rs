@@ -156,7 +156,7 @@ impl Broker {
         self.handed_out.note(tag);
         let fingerprint = tag.map(fingerprint::shown);
         info!(
-            target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
+            target: "audit", event = "token_given", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
             "answered"
         );
         // One that came just now has no successor that would fare better.
@@ -173,7 +173,7 @@ impl Broker {
         plan: &ServicePlan,
     ) -> impl FnOnce() -> BoxFuture<'static, Result<IssuedToken, Error>> + Send + 'static {
         let (integration, plan) = (Arc::clone(integration), plan.clone());
-        let (tokens, secrets) = (Arc::clone(&self.tokens), Arc::clone(&self.secrets));
+        let (fingerprints, tokens, secrets) = (Arc::clone(&self.fingerprints), Arc::clone(&self.tokens), Arc::clone(&self.secrets));
         move || {
             Box::pin(async move {
                 let undecryptable = || Error::Undecryptable { integration_id: integration.id.clone() };
@@ -185,7 +185,10 @@ impl Broker {
                 let endpoint = tokens.endpoint(&plan).await?;
                 // The secret is open from here to the end of the next call, which wipes it once the request is written.
                 let client_secret = secrets.open(&app.encrypted_client_secret).await.ok_or_else(undecryptable)?;
-                Ok(tokens.client_credentials(&endpoint, &app.client_id, client_secret, &plan).await?)
+                let issued = tokens.client_credentials(&endpoint, &app.client_id, client_secret, &plan).await?;
+                let token = fingerprints.of(&issued.access_token);
+                info!(target: "audit", event = "token_fetched", host = integration.host, integration = integration.id, token, "fetched a token");
+                Ok(issued)
             })
         }
     }
@@ -249,7 +252,7 @@ pub(super) fn turned_away(
     quit: bool,
 ) -> Outcome {
     let integration = integration.map(|integration| integration.id.as_str());
-    warn!(target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration, reason = message, "refused");
+    warn!(target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, host = %location, integration, operation = "get", reason = message, "refused");
     Outcome::Refusal { message, quit }
 }
 

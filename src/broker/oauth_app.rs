@@ -25,6 +25,9 @@ const BURST: u32 = 60;
 /// How long one further time takes to be allowed.
 const REFILL: Duration = Duration::from_secs(1);
 
+/// What is asked for here, in the audit log.
+const OPERATION: &str = "oauth-app";
+
 /// Where a browser may come back to, at hosts that compare no ports.
 const ANY_LOOPBACK_PORT: &str = "http://127.0.0.1/";
 
@@ -34,22 +37,29 @@ impl Broker {
         let (integration, location) = match self.integration_of(url).await {
             Ok(found) => found,
             Err(refused) => {
-                warn!(target: "audit", uid = caller.uid, pid = caller.pid, reason = refused.error, "app secret refused");
+                warn!(target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, operation = OPERATION, reason = refused.error, "app secret refused");
                 return Answer::Refused(refused);
             }
         };
         match self.open_app(caller, &integration, &location, within).await {
             Ok(app) => {
                 info!(
-                    target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id,
-                    client_id = ?app.client_id, "app secret given"
+                    target: "audit", event = "app_secret_given", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id,
+                    client_id = app.client_id, "app secret given"
                 );
                 Answer::Given(Box::new(app))
             }
-            Err(Turned { rule, refused }) => {
+            Err(Turned { is_denied: true, rule, refused }) => {
                 warn!(
-                    target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id, rule,
-                    reason = refused.error, "app secret refused"
+                    target: "audit", event = "denied", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id, rule,
+                    operation = OPERATION, reason = refused.error, "app secret refused"
+                );
+                Answer::Refused(refused)
+            }
+            Err(Turned { refused, .. }) => {
+                warn!(
+                    target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id,
+                    operation = OPERATION, reason = refused.error, "app secret refused"
                 );
                 Answer::Refused(refused)
             }
@@ -76,7 +86,7 @@ impl Broker {
                  allow = [\"service\", \"own\", \"app-secret\"], before others that match you",
                 caller.uid, integration.host
             );
-            return Err(Turned { rule: verdict.rule, refused: Refused { error, next: Some(next) } });
+            return Err(Turned { is_denied: true, rule: verdict.rule, refused: Refused { error, next: Some(next) } });
         }
         if app.encrypted_client_secret.is_empty() {
             return Err(turned(format!("the app of integration {} has no client secret", integration.id), Some("scm-agent doctor")));
@@ -143,14 +153,15 @@ impl Broker {
     }
 }
 
-/// A refusal, and the number of the rule that says so, if one does.
+/// A refusal, and whether and by which rule the operator's tables say so.
 struct Turned {
+    is_denied: bool,
     rule: Option<usize>,
     refused: Refused,
 }
 
 fn turned(error: String, next: Option<&str>) -> Turned {
-    Turned { rule: None, refused: Refused { error, next: next.map(str::to_owned) } }
+    Turned { is_denied: false, rule: None, refused: Refused { error, next: next.map(str::to_owned) } }
 }
 
 /// What a sign-in takes, beside the app.

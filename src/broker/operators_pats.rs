@@ -118,7 +118,7 @@ impl OperatorsPats {
             let now = Instant::now();
             known.refused.retain(|_, end| *end > now);
             if known.refused.len() < MAX_REFUSALS && known.refused.insert(uid, now + REFUSED_FOR).is_none() {
-                warn!(target: "audit", uid, host = place.pat.host, "the operator's personal access token was refused");
+                warn!(target: "audit", event = "pat_refused", uid, host = place.pat.host, "the operator's personal access token was refused");
             }
         }
         is_it

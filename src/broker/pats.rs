@@ -130,7 +130,7 @@ impl Broker {
             self.handed_out.note(tag);
         }
         info!(
-            target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant = "pat",
+            target: "audit", event = "token_given", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant = "pat",
             token = tag.map(fingerprint::shown), "answered"
         );
         Outcome::Pat { username, token }
@@ -191,13 +191,13 @@ impl Broker {
             Lookup::Match(integration) if integration.pat => integration,
             Lookup::Match(_) | Lookup::None => return,
             Lookup::Ambiguous(_) => {
-                info!(uid = caller.uid, pid = caller.pid, host = %location, reason = "several integrations serve the place", "a personal access token is not kept");
+                info!(target: "audit", event = "pat_not_kept", uid = caller.uid, pid = caller.pid, host = %location, reason = "several integrations serve the place", "a personal access token is not kept");
                 return;
             }
         };
         let not_kept = |reason: &str| {
             warn!(
-                target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, reason,
+                target: "audit", event = "pat_not_kept", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, reason,
                 "a personal access token is not kept"
             );
         };
@@ -218,7 +218,7 @@ impl Broker {
         match kept {
             Ok(false) | Err(NotKept::OfSignIn) => {}
             Ok(true) => info!(
-                target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, token = fingerprint,
+                target: "audit", event = "pat_kept", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, token = fingerprint,
                 "kept a personal access token"
             ),
             Err(reason) => not_kept(&reason.to_string()),
@@ -243,7 +243,7 @@ impl Broker {
             let forgotten = self.grants.forget_pats(caller.uid, &integration, request.username.as_deref(), password).await;
             if forgotten > 0 {
                 info!(
-                    target: "audit", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, tokens = forgotten,
+                    target: "audit", event = "pat_forgotten", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, tokens = forgotten,
                     "forgot personal access tokens"
                 );
             }

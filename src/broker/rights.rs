@@ -148,7 +148,7 @@ impl Caller {
     /// Writes a refusal by the access rules to the audit log, with the number of the rule and what was tried.
     pub(super) fn log_denied(&self, rule: Option<usize>, integration: &ScmIntegration, location: &Location, operation: &'static str) {
         let (uid, pid) = (self.uid, self.pid);
-        warn!(target: "audit", uid, pid, host = %location, integration = %integration.id, rule, operation, "refused: access rules");
+        warn!(target: "audit", event = "denied", uid, pid, host = %location, integration = %integration.id, rule, operation, "refused: access rules");
     }
 }
 

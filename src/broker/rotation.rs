@@ -217,7 +217,7 @@ impl Broker {
     fn note_failure(&self, error: &key::Error) {
         let failure = error.to_string();
         if self.rotation.lock().failure.replace(failure.clone()).as_ref() != Some(&failure) {
-            warn!(reason = failure, "the key files changed but cannot be loaded; the keys loaded before stay in use");
+            warn!(target: "audit", event = "key_not_changed", reason = failure, "the key files changed but cannot be loaded; the keys loaded before stay in use");
         }
     }
 
@@ -243,7 +243,7 @@ impl Broker {
             let only: Vec<&str> = these.iter().filter(|key| !those.contains(key)).map(|key| key.fingerprint.as_str()).collect();
             only.join(" ")
         };
-        info!(keys = new.len(), added = only(&new, &old), removed = only(&old, &new), "the keys changed");
+        info!(target: "audit", event = "key_changed", keys = new.len(), added = only(&new, &old), removed = only(&old, &new), "the keys changed");
         self.rotation.log_registered(&self.secrets.ring());
         self.rotation.ask_soon();
         true

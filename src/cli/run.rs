@@ -99,7 +99,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
     });
     let (store, store_problem) = grant_store(config.store.kind, &state, &keys);
     for key in keys.descriptions() {
-        info!(algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
+        info!(target: "audit", event = "key_loaded", algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ending = runtime.block_on(async {
@@ -192,7 +192,7 @@ async fn serve(
     tasks.spawn(keep_alive(manager.clone(), config.agent.socket.clone(), socket.is_inherited()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    info!(socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
+    info!(target: "audit", event = "started", socket = %config.agent.socket.display(), pid = std::process::id(), "serving");
     let ending = agent::run(socket, Arc::clone(&agents), async move {
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM"),
@@ -239,7 +239,7 @@ fn grant_store(kind: StoreKind, state: &Opened, keys: &KeyRing) -> (Arc<dyn Gran
     };
     match opened {
         Ok(store) => {
-            store.problems().iter().for_each(|reason| warn!(target: "audit", reason, "kept sign-ins"));
+            store.problems().iter().for_each(|reason| warn!(target: "audit", event = "store_problem", reason, "kept sign-ins"));
             (Arc::new(store), None)
         }
         Err(reason) => {

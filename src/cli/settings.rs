@@ -70,7 +70,7 @@ impl Reloader {
         if changed {
             broker.reseal().await;
         }
-        info!("the settings were read again and are in force");
+        info!(target: "audit", event = "reloaded", "the settings were read again and are in force");
         Ok(config.needs_restart(&self.started_with))
     }
 }

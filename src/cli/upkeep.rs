@@ -57,7 +57,7 @@ pub(super) async fn follow_settings(
             Ok(next_start) => status::Reload { error: None, next_start },
             Err(error) => {
                 let error = one_line(&error.sentence());
-                warn!(reason = error, "the settings were read again and not taken over; those of before stay in use");
+                warn!(target: "audit", event = "not_reloaded", reason = error, "the settings were read again and not taken over; those of before stay in use");
                 status::Reload { error: Some(error), next_start: Vec::new() }
             }
         };

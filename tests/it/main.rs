@@ -22,6 +22,7 @@ mod http;
 mod integration;
 mod key;
 mod login_cli;
+mod logs;
 mod oauth;
 mod oauth_app;
 mod oracle;

@@ -45,10 +45,10 @@ impl Grants {
             let definition = old.and_then(|old| old.get(&key.integration_id)).and_then(|old| Some((Arc::clone(old), plan(old)?)));
             let (record, _) = self.remove(&key).await;
             if key.origin == Origin::Pat {
-                info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a personal access token: its integration is gone or takes none any more");
+                info!(target: "audit", event = "pat_forgotten", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a personal access token: its integration is gone or takes none any more");
                 continue;
             }
-            info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a sign-in: its integration is gone");
+            info!(target: "audit", event = "grant_ended", uid = key.uid, integration = key.integration_id, account = key.account, "dropped a sign-in: its integration is gone");
             if let (Some(record), Some(definition)) = (record, definition) {
                 self.revoke_later(record, definition);
             }
@@ -74,7 +74,7 @@ impl Grants {
         for key in keys {
             let (record, forgotten) = self.remove(&key).await;
             let grant = grant_name(key.origin);
-            info!(target: "audit", uid, integration = key.integration_id, account = key.account, grant, "signed out");
+            info!(target: "audit", event = "signed_out", uid, host = integration.host, integration = integration.id, account = key.account, grant, "signed out");
             error = error.or(forgotten.err());
             // A personal access token was made at the host by hand, and is withdrawn there by hand.
             let record = record.filter(|record| record.key.origin == Origin::SignIn);
@@ -122,13 +122,19 @@ impl Grants {
             let mut waits = WAITS.iter();
             loop {
                 let error = match grants.revoke(&record, &integration, &plan).await {
-                    Ok(revoked) => return revoked == Revoked::Done,
+                    Ok(Revoked::Done) => {
+                        let (uid, account) = (record.key.uid, &record.key.account);
+                        info!(target: "audit", event = "revoked", uid, host = integration.host, integration = integration.id, account, "revoked a sign-in that is gone here");
+                        return true;
+                    }
+                    Ok(_) => return false,
                     Err(error) => error,
                 };
                 match waits.next().filter(|_| error.class() == ErrorClass::Transient) {
                     Some(wait) => tokio::time::sleep((*wait).max(error.retry_after().unwrap_or_default())).await,
                     None => {
-                        warn!(uid = record.key.uid, integration = integration.id, error = %error, "a sign-in that is gone here cannot be revoked");
+                        let (uid, account) = (record.key.uid, &record.key.account);
+                        warn!(target: "audit", event = "not_revoked", uid, host = integration.host, integration = integration.id, account, reason = %error, "a sign-in that is gone here cannot be revoked");
                         return false;
                     }
                 }

@@ -106,7 +106,7 @@ impl Grants {
             }
         };
         let host = integration.host.clone();
-        info!(target: "audit", uid, integration = integration.id, "a sign-in begins");
+        info!(target: "audit", event = "sign_in_begun", uid, host = integration.host, integration = integration.id, "a sign-in begins");
         let is_cancelled = Arc::new(AtomicBool::new(false));
         let session = Session { account, endpoints, ends: now + lifetime, integration, is_cancelled, plan, uid, way };
         self.sessions.begin(id, Box::new(session));
@@ -176,7 +176,7 @@ impl Grants {
             let (session, progress) = ask(Arc::clone(&grants), session).await;
             if !matches!(progress.state, State::Done | State::Pending) {
                 let reason = progress.error.as_deref();
-                warn!(target: "audit", uid, integration = integration.id, state = ?progress.state, reason, "a sign-in came to nothing");
+                warn!(target: "audit", event = "sign_in_failed", uid, host = integration.host, integration = integration.id, reason, "a sign-in came to nothing");
             }
             grants.sessions.go_on(&name, session.map_or_else(|| Activity::Over(progress.clone()), Activity::Waiting));
             sender.send_replace(Some(progress));
@@ -240,7 +240,7 @@ impl Grants {
             Ok(granted) => (None, self.finish(*session, granted).await),
             // Somebody else knocked: the browser may still come.
             Err(GrantError::OAuth(error @ oauth::Error::CallbackState)) => {
-                warn!(target: "audit", uid = session.uid, integration = session.integration.id, "a browser came back with another sign-in's answer");
+                warn!(target: "audit", event = "sign_in_mixed_up", uid = session.uid, host, integration = session.integration.id, "a browser came back with another sign-in's answer");
                 (Some(session), Progress { error: Some(error.to_string()), ..pending(host, SLOW_DOWN) })
             }
             Err(GrantError::OAuth(oauth::Error::AuthorizationRefused { code, .. })) if code.as_str() == Some("access_denied") => {
@@ -269,7 +269,7 @@ impl Grants {
         let token = self.fingerprints.of(&granted.access_token);
         let record = record_of(key.clone(), &integration, granted, (None, scopes));
         if is_cancelled.load(Ordering::SeqCst) {
-            info!(target: "audit", uid, integration = integration.id, "a sign-in that was given up is given back");
+            info!(target: "audit", event = "sign_in_given_up", uid, host = integration.host, integration = integration.id, "a sign-in that was given up is given back");
             drop(self.revoke_later(record, (integration, plan)));
             return unknown_session();
         }
@@ -294,7 +294,7 @@ impl Grants {
         {
             drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan.clone())));
         }
-        info!(target: "audit", uid, integration = integration.id, account, token, kept = saved.is_ok(), "signed in");
+        info!(target: "audit", event = "signed_in", uid, host = integration.host, integration = integration.id, account, token, kept = saved.is_ok(), "signed in");
         // A sign-in whose name the host did not tell then was this user's too, as far as anybody knows. Beside one with a name, git would
         // have to ask which is meant, and nobody could say the one without.
         if let Some(unnamed) = known.into_iter().find(|key| key.account.is_empty() && !account.is_empty() && !is_named)
@@ -302,7 +302,7 @@ impl Grants {
             && before.binding == binding(&integration)
             && let Ok(heir) = self.load(&key).await
         {
-            info!(target: "audit", uid, integration = integration.id, "a sign-in without a name gave way to it");
+            info!(target: "audit", event = "signed_out", uid, host = integration.host, integration = integration.id, "a sign-in without a name gave way to it");
             drop(self.revoke_superseded(before, heir.as_ref(), (Arc::clone(&integration), plan.clone())));
         }
         let (error, next) = match saved {

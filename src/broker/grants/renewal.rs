@@ -72,7 +72,7 @@ impl Grants {
             Ok(_) | Err(GrantError::Gone) => {}
             Err(GrantError::NeedsLogin { reason }) => self.give_up(key, obtained_at, reason).await?,
             Err(error) => {
-                warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, error = %error, "cannot renew a sign-in");
+                warn!(target: "audit", event = "not_renewed", uid = key.uid, host = integration.host, integration = integration.id, account = key.account, reason = %error, "cannot renew a sign-in");
             }
         }
         renewed
@@ -123,7 +123,7 @@ impl Grants {
         match self.save_renewed(record, due.obtained_at).await {
             Saved::Kept(kept) => {
                 let token = self.fingerprints.of(&issued.access_token);
-                info!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, token, kept, "renewed a sign-in");
+                info!(target: "audit", event = "renewed", uid = key.uid, host = integration.host, integration = integration.id, account = key.account, token, kept, "renewed a sign-in");
                 Ok(issued)
             }
             // The user signed out, or in anew, while the request was under way: nobody is to use what came of it.
@@ -173,7 +173,7 @@ impl Grants {
         if let Ok(false) = self.mark(key, obtained_at, state).await {
             return Err(GrantError::Gone);
         }
-        warn!(target: "audit", uid = key.uid, integration = key.integration_id, account = key.account, reason, "a sign-in is over");
+        warn!(target: "audit", event = "grant_ended", uid = key.uid, integration = key.integration_id, account = key.account, reason, "a sign-in is over");
         Ok(())
     }
 }

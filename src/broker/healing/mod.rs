@@ -128,7 +128,7 @@ impl Broker {
             if let Some(held) = held.filter(is_it) {
                 let refused = self.refuse(&subject, caller.uid, &integration, held.access_token.expose_secret().as_bytes()).await;
                 let (uid, pid) = (caller.uid, caller.pid);
-                info!(uid, pid, host = %location, integration = %integration.id, replaced = refused == Refused::Dropped, "refused by the host");
+                info!(target: "audit", event = "token_refused", uid, pid, host = %location, integration = %integration.id, replaced = refused == Refused::Dropped, "refused by the host");
                 if let Refused::Kept(storm) = refused {
                     return Some(Resumed::Paused(integration, storm));
                 }
@@ -158,7 +158,7 @@ impl Broker {
                     Refused::NotHeld => {}
                 }
             }
-            info!(uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
+            info!(target: "audit", event = "token_erased", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, erased, "erase");
         }
         told
     }

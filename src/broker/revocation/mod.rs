@@ -126,9 +126,13 @@ impl Revocations {
     fn settle(&self, mut doomed: Doomed, result: Result<Verdict, Error>) {
         let ScmIntegration { id: integration, host, .. } = &*doomed.integration;
         let error = match result {
-            Ok(Verdict::Revoked) => return info!(integration, host, "revoked the token of an integration that is gone"),
+            Ok(Verdict::Revoked) => {
+                return info!(target: "audit", event = "revoked", integration, host, "revoked the token of an integration that is gone");
+            }
             Ok(Verdict::NotOffered) => return debug!(integration, host, "a token lives until it expires: its issuer revokes none"),
-            Ok(Verdict::InUse) => return info!(integration, host, "not revoked: another integration was given the same token"),
+            Ok(Verdict::InUse) => {
+                return info!(target: "audit", event = "not_revoked", integration, host, "not revoked: another integration was given the same token");
+            }
             Err(error) => error,
         };
         match WAITS.get(doomed.failures).filter(|_| error.class() == ErrorClass::Transient) {
@@ -140,7 +144,7 @@ impl Revocations {
                 self.wait_with(std::iter::once(doomed));
             }
             None => {
-                warn!(integration, host, error = %error, "cannot revoke the token of an integration that is gone; it lives until it expires")
+                warn!(target: "audit", event = "not_revoked", integration, host, reason = %error, "cannot revoke the token of an integration that is gone; it lives until it expires")
             }
         }
     }
@@ -159,7 +163,7 @@ impl Revocations {
         let excess = waiting.len().saturating_sub(MAX_WAITING);
         if excess > 0 {
             waiting.drain(..excess);
-            warn!(tokens = excess, limit = MAX_WAITING, "too many tokens wait to be revoked; the oldest live until they expire");
+            warn!(target: "audit", event = "not_revoked", tokens = excess, limit = MAX_WAITING, "too many tokens wait to be revoked; the oldest live until they expire");
         }
     }
 
@@ -191,7 +195,7 @@ impl<F> Drop for Running<'_, F> {
     fn drop(&mut self) {
         let left = self.under_way.len() + std::mem::take(&mut *self.revocations.lock()).len();
         if left > 0 {
-            warn!(tokens = left, "stopped before every token of an integration that is gone was revoked; the rest live until they expire");
+            warn!(target: "audit", event = "not_revoked", tokens = left, "stopped before every token of an integration that is gone was revoked; the rest live until they expire");
         }
     }
 }

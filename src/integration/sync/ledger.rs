@@ -222,7 +222,7 @@ impl Ledger {
         if held.change != change {
             return Err(TrustError::Changed { id: id.to_owned() });
         }
-        info!(target: "audit", integration = id, change, "accepted what was held back");
+        info!(target: "audit", event = "trusted", integration = id, change, "accepted what was held back");
         self.accept(held);
         match self.save(TRUST_WAIT).await {
             None => Ok(held.clone()),
@@ -358,7 +358,7 @@ impl Ledger {
         let admission = pins.admit(list.clone(), self.clock.now());
         if admission.forgotten > 0 {
             let forgotten = admission.forgotten;
-            warn!(target: "audit", forgotten, "forgot secrets that were gone for a month, to make room for others");
+            warn!(target: "audit", event = "trust_forgotten", secrets = forgotten, "forgot secrets that were gone for a month, to make room for others");
         }
         admission
     }
@@ -396,7 +396,7 @@ impl Ledger {
             let (added, changed, removed) = (changes.added.len(), changes.changed.len(), changes.removed.len());
             let (oauth_removed, pat_disabled) = (changes.oauth_removed.len(), changes.pat_disabled.len());
             let unusable = changes.unusable.len();
-            info!(usable, rejected, added, changed, removed, oauth_removed, pat_disabled, unusable, "the integrations changed");
+            info!(target: "audit", event = "list_changed", usable, rejected, added, changed, removed, oauth_removed, pat_disabled, unusable, "the integrations changed");
         }
         let rejected_changed = refusals(old) != refusals(new);
         if let (true, Some(first)) = (rejected_changed, new.rejected().first()) {
@@ -450,15 +450,15 @@ fn log_quarantine(old: &Published, registry: &IntegrationRegistry, new: &Quarant
     {
         let fields: Vec<&str> = entry.changes.iter().map(|change| change.field).collect();
         let (integration, serving) = (&entry.proposed.id, entry.trusted.is_some());
-        warn!(target: "audit", integration, fields = fields.join(" "), serving, "held back: changed without a new secret; see scm-agent trust");
+        warn!(target: "audit", event = "held_back", integration, fields = fields.join(" "), serving, "held back: changed without a new secret; see scm-agent trust");
     }
     for gone in old.quarantine.entries().iter().filter(|entry| new.get(&entry.proposed.id).is_none()) {
         let integration = &gone.proposed.id;
         match registry.get(integration) {
             Some(_) => {
-                info!(target: "audit", integration, "no longer held back: the control plane took the change back, or sent a new secret")
+                info!(target: "audit", event = "released", integration, "no longer held back: the control plane took the change back, or sent a new secret")
             }
-            None => info!(target: "audit", integration, "no longer held back: the list has it no more"),
+            None => info!(target: "audit", event = "released", integration, "no longer held back: the list has it no more"),
         }
     }
 }
