@@ -10,6 +10,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod denial;
 pub mod error;
 pub mod explain;
 pub mod git;

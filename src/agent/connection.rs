@@ -1,21 +1,25 @@
 //! One connection: requests in, answers out, nothing unbounded in size or time.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, sign_in};
+use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, peer, sign_in};
 use crate::broker::{Caller, Outcome, Presentation};
+use crate::denial::{Denial, Event};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
 use crate::git::{CredentialAnswer, CredentialRequest, MAX_STATE_BYTES};
 use crate::integration::sync::{Asker, TrustError};
+use crate::sys::{self, Writer};
 use crate::{oauth_app, status};
 
 /// What is read at a time. A request of git's is a few hundred bytes.
@@ -38,7 +42,7 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
     loop {
         let config = agents.get().config;
         let request = tokio::select! {
-            request = next_request(&mut stream, &mut parser, config.read_timeout) => request,
+            request = next_request(&stream, client, &mut parser, config.read_timeout) => request,
             // A request that has begun is still served; an idle connection ends.
             _ = ending.wait_for(|ending| *ending), if parser.is_idle() => return,
         };
@@ -46,7 +50,11 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(error) => {
-                debug!(uid = peer.uid, pid = peer.pid, error = %error, "connection refused");
+                let (event, message) = match error {
+                    Refusal::OtherWriter => (Event::Writer, "refused: written by another user than the one who connected"),
+                    Refusal::Frame(_) | Refusal::TooSlow => (Event::Malformed, "refused: malformed request"),
+                };
+                agents.get().denials.note(&Denial { reason: Some(&error), ..client.denial(event, message) });
                 if send(&mut stream, &refusal(&error).text, config.read_timeout).await.is_ok() {
                     linger(&mut stream).await;
                 }
@@ -55,6 +63,19 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
         };
         // From its beginning to its end, a request goes by one set of settings.
         let agent = agents.get();
+        if !client.is_privileged {
+            match agent.rates.take(peer.uid) {
+                Ok(Duration::ZERO) => {}
+                Ok(wait) => tokio::time::sleep(wait).await,
+                Err(error) => {
+                    agent.denials.note(&Denial { reason: Some(&error), ..client.denial(Event::Rate, "refused: too many requests") });
+                    if send(&mut stream, &refusal(&frame::TOO_FAST).text, config.read_timeout).await.is_ok() {
+                        linger(&mut stream).await;
+                    }
+                    return;
+                }
+            }
+        }
         let answer = match timeout(agent.config.request_timeout, answer(&request, client, &agent)).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -91,13 +112,16 @@ async fn linger(stream: &mut UnixStream) {
 enum Refusal {
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("the request was written by another user than the one who connected")]
+    OtherWriter,
     #[error("the request did not arrive in time")]
     TooSlow,
 }
 
 /// Reads the next request; `None` when the client is done or has been silent for too long.
 async fn next_request(
-    stream: &mut UnixStream,
+    stream: &UnixStream,
+    client: &Client,
     parser: &mut RequestParser,
     read_timeout: Duration,
 ) -> Result<Option<frame::Request>, Refusal> {
@@ -111,16 +135,55 @@ async fn next_request(
             deadline = Some(Instant::now() + read_timeout);
         }
         let read = match deadline {
-            None => match timeout(read_timeout, stream.read(buffer.as_mut_slice())).await {
+            None => match timeout(read_timeout, receive(stream, buffer.as_mut_slice())).await {
                 Err(_) => return Ok(None),
                 Ok(read) => read,
             },
-            Some(deadline) => timeout_at(deadline, stream.read(buffer.as_mut_slice())).await.map_err(|_| Refusal::TooSlow)?,
+            Some(deadline) => timeout_at(deadline, receive(stream, buffer.as_mut_slice())).await.map_err(|_| Refusal::TooSlow)?,
         };
         match read {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(length) => parser.push(&buffer[..length]),
+            Ok((0, _)) | Err(_) => return Ok(None),
+            Ok((length, writer)) => {
+                client.check(stream, writer)?;
+                parser.push(&buffer[..length]);
+            }
         }
+    }
+}
+
+/// Reads what is there, as soon as there is something, and who wrote it.
+async fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<Writer>)> {
+    loop {
+        stream.readable().await?;
+        match stream.try_io(Interest::READABLE, || sys::receive(stream, buffer)) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            other => return other,
+        }
+    }
+}
+
+impl Client {
+    /// A refusal of this client's.
+    fn denial<'a>(&self, event: Event, message: &'a str) -> Denial<'a> {
+        Denial { uid: Some(self.peer.uid), pid: self.peer.pid, ..Denial::new(event, message) }
+    }
+
+    /// Makes sure that the user who connected wrote it: a connection can be handed to a process of another one.
+    fn check(&self, stream: &UnixStream, writer: Option<Writer>) -> Result<(), Refusal> {
+        let writer = writer.ok_or(Refusal::OtherWriter)?;
+        let is_same_number = writer.pid != 0 && Some(writer.pid) == self.peer.pid;
+        if !is_same_number {
+            self.has_other_writers.store(true, Ordering::Relaxed);
+        }
+        // The kernel tells the real user of who writes and the effective one of who connects. They differ in a process that is neither
+        // one's; it is the same process if the one that connected still lives and has that number.
+        let is_one_process = || {
+            is_same_number
+                && sys::peer_process(stream)
+                    .and_then(|process| Ok(peer::number(&process)? == self.peer.pid && peer::lives(&process)?))
+                    .unwrap_or(false)
+        };
+        if writer.uid == self.peer.uid || is_one_process() { Ok(()) } else { Err(Refusal::OtherWriter) }
     }
 }
 
@@ -136,12 +199,11 @@ struct Answer<'a> {
 /// The one who asks, with the rules that are about them.
 fn caller(client: &Client, agent: &Agent) -> Caller {
     let peer = &client.peer;
-    Caller { rules: agent.access.about(peer), uid: peer.uid, pid: peer.pid }
+    Caller { denials: Arc::clone(&agent.denials), ..Caller::new(agent.access.about(peer), peer.uid, peer.pid) }
 }
 
 /// The answer to one request.
 async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
-    let peer = &client.peer;
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
         Verb::Other(name) if name == "explain" => return explain(request.body.expose_secret(), client, agent).await,
@@ -158,8 +220,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
         Ok(request) => request,
         Err(error) => {
-            warn!(target: "audit", event = "denied", uid = peer.uid, pid = peer.pid, reason = %error, "refused: malformed request");
-            return refusal(&error);
+            return malformed(&error, client, agent);
         }
     };
     match agent.broker.answer(operation, &request, caller(client, agent)).await {
@@ -209,7 +270,10 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
         "ping" => serde_json::to_vec(&serde_json::json!({ "pid": std::process::id() })).unwrap_or_default(),
         "reload" => {
             if !client.is_privileged {
-                warn!(target: "audit", event = "denied", uid = client.peer.uid, pid = client.peer.pid, operation = "reload", "refused: reload is for root and the agent's own user");
+                agent.denials.note(&Denial {
+                    operation: Some("reload"),
+                    ..client.denial(Event::Privilege, "refused: reload is for root and the agent's own user")
+                });
                 return refusal(&"only root and the agent's own user may have the settings read again");
             }
             info!(target: "audit", event = "reload_asked", uid = client.peer.uid, pid = client.peer.pid, "reload");
@@ -219,7 +283,7 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
             let asker = if client.is_privileged { Asker::Operator } else { Asker::Anyone };
             serde_json::to_vec(&agent.broker.sync_now(asker).await).unwrap_or_default()
         }
-        _ => return refusal(&"this scm-agent does not know that verb"),
+        _ => return malformed(&"this scm-agent does not know that verb", client, agent),
     };
     document.push(b'\n');
     Answer { _place: place, ..end(document) }
@@ -234,19 +298,22 @@ async fn explain(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'st
             document.push(b'\n');
             end(document)
         }
-        Err(error) => refusal(&error),
+        Err(error) => malformed(&error, client, agent),
     }
 }
 
 /// Accepts a quarantined integration: the lines `id=ID` and `change=NAME` say which, as it was shown.
 async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
-    let Client { is_privileged, peer } = client;
+    let Client { is_privileged, peer, .. } = client;
     if !is_privileged {
-        warn!(target: "audit", event = "denied", uid = peer.uid, pid = peer.pid, operation = "trust", "refused: trust is for root and the agent's own user");
+        agent.denials.note(&Denial {
+            operation: Some("trust"),
+            ..client.denial(Event::Privilege, "refused: trust is for root and the agent's own user")
+        });
         return refusal(&"only root and the agent's own user may say what is trusted");
     }
     let (Some(id), Some(change)) = (sign_in::field(body, "id"), sign_in::field(body, "change")) else {
-        return refusal(&"the request does not say what is to be trusted");
+        return malformed(&"the request does not say what is to be trusted", client, agent);
     };
     info!(target: "audit", event = "trust_asked", uid = peer.uid, pid = peer.pid, integration = id, "trust");
     let error = agent.broker.trust(id, change).await.err();
@@ -260,12 +327,20 @@ async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'stat
 /// Gives the app for the line `url=URL` to whom the rules give it to. The document is as large as it gets from the start: growing would
 /// leave copies.
 async fn oauth_app(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
-    let Some(url) = sign_in::field(body, "url") else { return refusal(&"the request does not say which URL it is about") };
+    let Some(url) = sign_in::field(body, "url") else {
+        return malformed(&"the request does not say which URL it is about", client, agent);
+    };
     let within = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
     let answer = agent.broker.oauth_app(&caller(client, agent), url, within).await;
     let mut text = oauth_app::document(&answer);
     frame::write_end(&mut text);
     Answer { text, last: false, _place: None }
+}
+
+/// An answer to what cannot be read, and its line in the log.
+fn malformed(reason: &dyn fmt::Display, client: &Client, agent: &Agent) -> Answer<'static> {
+    agent.denials.note(&Denial { reason: Some(reason), ..client.denial(Event::Malformed, "refused: malformed request") });
+    refusal(reason)
 }
 
 /// An answer that refuses the request.

@@ -4,6 +4,7 @@ pub mod access;
 pub mod limits;
 pub mod peer;
 pub mod probe;
+pub mod rate;
 pub mod reload;
 pub mod socket;
 
@@ -12,6 +13,7 @@ mod sign_in;
 
 use std::future::Future;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +21,15 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::broker::Broker;
+use crate::denial::{Denial, Denials, Event};
 use crate::status::{self, Status};
 use access::Access;
 use limits::{Connections, Limits};
 use peer::{Admission, Peer};
+use rate::{Rate, Rates};
 use reload::Reloads;
 use socket::BoundSocket;
 
@@ -46,6 +50,8 @@ const SOCKET_CHECK: Duration = Duration::from_secs(2);
 pub struct Config {
     /// How many connections at once.
     pub limits: Limits,
+    /// How many requests of one user. Root and the daemon's own user are not held to it.
+    pub rate: Rate,
     /// How long a client may take to begin a request, to deliver it, or to take an answer.
     pub read_timeout: Duration,
     /// How long an answer may take.
@@ -69,7 +75,9 @@ pub struct Agent {
     broker: Arc<Broker>,
     config: Config,
     connections: Connections,
+    denials: Arc<Denials>,
     memory: status::Memory,
+    rates: Rates,
     reloads: Arc<Reloads>,
     /// Why nobody new can connect.
     socket_problem: Arc<Mutex<Option<String>>>,
@@ -109,7 +117,9 @@ impl Agent {
             broker,
             connections: Connections::new(config.limits),
             config,
+            denials: Arc::default(),
             memory,
+            rates: Rates::new(config.rate),
             reloads,
             socket_problem: Arc::default(),
             started: Instant::now(),
@@ -125,7 +135,9 @@ impl Agent {
             broker,
             connections: self.connections.with_limits(config.limits),
             config,
+            denials: Arc::clone(&self.denials),
             memory: self.memory.clone(),
+            rates: self.rates.with_rate(config.rate),
             reloads: Arc::clone(&self.reloads),
             socket_problem: Arc::clone(&self.socket_problem),
             started: self.started,
@@ -143,6 +155,12 @@ impl Agent {
     #[must_use]
     pub fn broker(&self) -> &Arc<Broker> {
         &self.broker
+    }
+
+    /// What was refused so far.
+    #[must_use]
+    pub fn denials(&self) -> &Denials {
+        &self.denials
     }
 
     /// How long open connections may go on after the daemon was told to end.
@@ -205,7 +223,7 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = look_after_socket.tick() => match socket.restore() {
+            _ = look_after_socket.tick() => match { agents.get().denials.flush(); socket.restore() } {
                 Ok(false) => {
                     if !restorable {
                         info!("the socket's file is back");
@@ -236,6 +254,7 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
     drop(socket);
     let _ = end.send(true);
     let open = tasks.len();
+    agents.get().denials.finish();
     let drained =
         tokio::time::timeout(agents.get().config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_ok() {
@@ -249,6 +268,8 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
 
 /// Who is served.
 struct Client {
+    /// Whether somebody else than the process that connected wrote to the connection, by its number.
+    has_other_writers: AtomicBool,
     /// Whether it is root or the daemon's own user, who alone may change what is trusted.
     is_privileged: bool,
     peer: Peer,
@@ -256,26 +277,29 @@ struct Client {
 
 /// Starts serving a connection, if its peer may ask and there is a place for it.
 fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    let agent = agents.get();
     let peer = match Peer::of(&stream) {
         Ok(peer) => peer,
         Err(error) => {
-            warn!(target: "audit", event = "denied", operation = "connect", reason = %error, "refused: the kernel does not say who asks");
+            let message = "refused: the kernel does not say who asks";
+            agent.denials.note(&Denial { reason: Some(&error), ..Denial::new(Event::Admission, message) });
             return;
         }
     };
+    let denial = |event, message| Denial { uid: Some(peer.uid), pid: peer.pid, ..Denial::new(event, message) };
     if !admission.admits(&peer) {
-        warn!(target: "audit", event = "denied", uid = peer.uid, gid = peer.gid, pid = peer.pid, operation = "connect", "refused: not in the socket's group");
+        agent.denials.note(&Denial { gid: Some(peer.gid), ..denial(Event::Admission, "refused: not in the socket's group") });
         return;
     }
     let is_privileged = admission.is_privileged(&peer);
-    let Some(place) = agents.get().connections.take(peer.uid, is_privileged) else {
-        debug!(uid = peer.uid, "refused: too many connections");
+    let Some(place) = agent.connections.take(peer.uid, is_privileged) else {
+        agent.denials.note(&denial(Event::Connections, "refused: too many connections"));
         connection::refuse_as_busy(&stream);
         return;
     };
     let (agents, ending) = (Arc::clone(agents), ending.clone());
     tasks.spawn(async move {
-        connection::serve(stream, &Client { is_privileged, peer }, &agents, ending).await;
+        connection::serve(stream, &Client { has_other_writers: AtomicBool::new(false), is_privileged, peer }, &agents, ending).await;
         drop(place);
     });
 }

@@ -1,5 +1,9 @@
 //! Who is at the other end of a connection, by what the kernel says, and whether they may ask.
 
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UnixStream;
 
 use crate::sys;
@@ -25,6 +29,33 @@ impl Peer {
     pub fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let credentials = stream.peer_cred()?;
         Ok(Self { uid: credentials.uid(), gid: credentials.gid(), groups: sys::peer_groups(stream)?, pid: credentials.pid() })
+    }
+}
+
+/// Whether a process has not ended.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn lives(process: impl AsFd) -> io::Result<bool> {
+    let mut events = [PollFd::new(&process, PollFlags::IN)];
+    Ok(poll(&mut events, Some(&Timespec::default()))? == 0)
+}
+
+/// The number of a process; `None` where it cannot be seen from here.
+///
+/// # Errors
+/// What the system says; `ESRCH` where it has ended.
+pub(crate) fn number(process: impl AsFd) -> io::Result<Option<i32>> {
+    match sys::process_info(&process) {
+        Ok(info) => Ok(i32::try_from(info.pid).ok().filter(|pid| *pid > 0)),
+        Err(error) if sys::is_unknown_question(&error) => {
+            // proc_pid_fdinfo(5): 0 for one that cannot be seen, -1 for one that has ended.
+            let path = format!("/proc/self/fdinfo/{}", process.as_fd().as_raw_fd());
+            let text = std::fs::read_to_string(path)?;
+            let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+            Ok(number.filter(|pid: &i32| *pid > 0))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -6,14 +6,26 @@ use serde::Serialize;
 
 use super::{Agent, HOSTS_SHARE_PERCENT};
 use crate::broker::{Caller, LoginMode};
+use crate::denial::{Denial, Event};
 use crate::login::Refused;
 
-/// The document that answers a verb; `None` for a verb that is none of these.
+/// The document that answers a verb; `None` for a verb that is none of these. What does not say all that it has to is refused, with a
+/// line in the log.
 pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Option<Vec<u8>> {
     let within: Duration = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
     let broker = &agent.broker;
     let field = |name| field(body, name);
-    let incomplete = || document(&Refused { error: "the request does not say everything that it has to".to_owned(), next: None });
+    let incomplete = || {
+        let error = "the request does not say everything that it has to".to_owned();
+        caller.denials.note(&Denial {
+            operation: Some(verb),
+            pid: caller.pid,
+            reason: Some(&error),
+            uid: Some(caller.uid),
+            ..Denial::new(Event::Malformed, "refused: malformed request")
+        });
+        document(&Refused { error, next: None })
+    };
     Some(match verb {
         "login" => {
             let mode = match (field("mode"), field("redirect_uri")) {

@@ -147,6 +147,7 @@ impl BoundSocket {
             return Err(wrong(format!("is at {}, and agent.socket says {}", bound.display(), path.display())));
         }
         listener.set_nonblocking(true).map_err(failed)?;
+        rustix::net::sockopt::set_socket_passcred(&listener, true).map_err(io::Error::from).map_err(failed)?;
         Ok(Self { listener, gid: metadata.gid(), path: path.to_owned(), identity, own: None })
     }
 
@@ -224,6 +225,8 @@ fn place(path: &Path, mode: u32, gid: Option<u32>) -> Result<(UnixListener, std:
             std::os::unix::fs::chown(&fresh, None, Some(gid)).map_err(system("set the group of", &fresh))?;
         }
         std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(mode)).map_err(system("set the mode of", &fresh))?;
+        // Connections have it from the listener: from their first byte on, the kernel says who wrote what.
+        rustix::net::sockopt::set_socket_passcred(&listener, true).map_err(io::Error::from).map_err(system("prepare", &fresh))?;
         rustix::net::listen(&listener, BACKLOG).map_err(io::Error::from).map_err(system("listen on", &fresh))?;
         listener.set_nonblocking(true).map_err(system("prepare", &fresh))?;
         let metadata = std::fs::symlink_metadata(&fresh).map_err(system("inspect", &fresh))?;

@@ -237,7 +237,7 @@ fn converse(operation: Operation, text: &[u8], socket: &Path, streams: &mut Stre
             }
             Err(error) => return Err(streams.fail(&no_answer(socket, &error))),
         };
-        let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY);
+        let busy = matches!(&relay, Ok(Relay { error: Some(error), .. }) if error == frame::BUSY || error == frame::TOO_FAST);
         // Places are free again within a moment: git has no patience of its own, so the helper lends it some.
         if !busy || !deadline.pause(BUSY_PAUSE) {
             break relay;

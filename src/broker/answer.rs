@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::decision::{Decision, Nobody, Own, Reason};
 use super::fingerprint;
 use super::grants::GrantError;
 use super::healing::{self, Resumed, Subject};
 use super::{Broker, Caller, Error, Outcome, Presentation, TokenKey, unix_seconds};
+use crate::denial::{Denial, Event};
 use crate::git::{CredentialRequest, Operation};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
@@ -221,7 +222,13 @@ impl Asked<'_> {
         }
         match nobody.message(location) {
             Some(message) => turned_away(caller, location, integration, message, nobody.quits()),
-            None => Outcome::Silence,
+            None => {
+                // git goes on to ask for a personal access token, and what was not given was refused all the same.
+                if nobody.reason == Reason::HeldBack {
+                    log_turned_away(caller, location, integration, "the integration is held back until somebody trusts it");
+                }
+                Outcome::Silence
+            }
         }
     }
 }
@@ -251,9 +258,18 @@ pub(super) fn turned_away(
     message: String,
     quit: bool,
 ) -> Outcome {
-    let integration = integration.map(|integration| integration.id.as_str());
-    warn!(target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, host = %location, integration, operation = "get", reason = message, "refused");
+    log_turned_away(caller, location, integration, &message);
     Outcome::Refusal { message, quit }
+}
+
+fn log_turned_away(caller: &Caller, location: &Location, integration: Option<&ScmIntegration>, reason: &str) {
+    caller.denials.note(&Denial {
+        host: Some(location),
+        integration: integration.map(|integration| integration.id.as_str()),
+        operation: Some("get"),
+        reason: Some(&reason),
+        ..caller.denial(Event::Token, "refused")
+    });
 }
 
 /// The end of a token as git is told. Of a short life half is left: git takes no password whose time is over.

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::clock::Clock;
+use crate::denial::{Denial, Denials, Event};
 use crate::git::CredentialRequest;
 use crate::http;
 use crate::integration::ScmIntegration;
@@ -68,12 +69,31 @@ const FIRST_ATTEMPT_WAIT: Duration = Duration::from_secs(1);
 /// Who asks, by what the kernel said of the connection.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// Where what is refused is written down.
+    pub denials: Arc<Denials>,
     /// The operator's rules about this caller.
     pub rules: CallerRules,
     /// User id.
     pub uid: u32,
     /// Process id, for the log only.
     pub pid: Option<i32>,
+    /// The systemd unit, where that was looked up and there is one.
+    pub unit: Option<Arc<str>>,
+    /// Why unit and cgroup are not known, where that was asked.
+    pub unit_problem: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// One whose unit nobody asked for.
+    #[must_use]
+    pub fn new(rules: CallerRules, uid: u32, pid: Option<i32>) -> Self {
+        Self { denials: Arc::default(), rules, uid, pid, unit: None, unit_problem: None }
+    }
+
+    /// A refusal of this caller's.
+    fn denial<'a>(&'a self, event: Event, message: &'a str) -> Denial<'a> {
+        Denial { uid: Some(self.uid), pid: self.pid, unit: self.unit.as_deref(), ..Denial::new(event, message) }
+    }
 }
 
 /// What to answer git.

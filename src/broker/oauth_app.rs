@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tracing::info;
 use url::Url;
 
 use super::{Broker, Caller, Right, TokenKey};
+use crate::denial::{Denial, Event};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::login::Refused;
@@ -37,7 +38,8 @@ impl Broker {
         let (integration, location) = match self.integration_of(url).await {
             Ok(found) => found,
             Err(refused) => {
-                warn!(target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, operation = OPERATION, reason = refused.error, "app secret refused");
+                let denial = caller.denial(Event::App, "app secret refused");
+                caller.denials.note(&Denial { operation: Some(OPERATION), reason: Some(&refused.error), ..denial });
                 return Answer::Refused(refused);
             }
         };
@@ -49,18 +51,16 @@ impl Broker {
                 );
                 Answer::Given(Box::new(app))
             }
-            Err(Turned { is_denied: true, rule, refused }) => {
-                warn!(
-                    target: "audit", event = "denied", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id, rule,
-                    operation = OPERATION, reason = refused.error, "app secret refused"
-                );
-                Answer::Refused(refused)
-            }
-            Err(Turned { refused, .. }) => {
-                warn!(
-                    target: "audit", event = "not_given", uid = caller.uid, pid = caller.pid, host = %location, integration = integration.id,
-                    operation = OPERATION, reason = refused.error, "app secret refused"
-                );
+            Err(Turned { is_denied, rule, refused }) => {
+                let event = if is_denied { Event::AppSecret } else { Event::App };
+                caller.denials.note(&Denial {
+                    host: Some(&location),
+                    integration: Some(&integration.id),
+                    operation: Some(OPERATION),
+                    reason: Some(&refused.error),
+                    rule,
+                    ..caller.denial(event, "app secret refused")
+                });
                 Answer::Refused(refused)
             }
         }

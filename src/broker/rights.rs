@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
-
 use super::Caller;
+use crate::denial::{Denial, Event};
 use crate::integration::ScmIntegration;
 use crate::integration::location::{HostPattern, Location};
 
@@ -147,8 +146,14 @@ impl Caller {
 
     /// Writes a refusal by the access rules to the audit log, with the number of the rule and what was tried.
     pub(super) fn log_denied(&self, rule: Option<usize>, integration: &ScmIntegration, location: &Location, operation: &'static str) {
-        let (uid, pid) = (self.uid, self.pid);
-        warn!(target: "audit", event = "denied", uid, pid, host = %location, integration = %integration.id, rule, operation, "refused: access rules");
+        self.denials.note(&Denial {
+            host: Some(location),
+            integration: Some(&integration.id),
+            operation: Some(operation),
+            reason: self.unit_problem.as_ref().map(|problem| problem as &dyn std::fmt::Display),
+            rule,
+            ..self.denial(Event::Access, "refused: access rules")
+        });
     }
 }
 

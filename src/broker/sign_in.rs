@@ -8,6 +8,7 @@ use url::Url;
 use super::decision::alike;
 use super::grants::{Definition, Wanted, refused};
 use super::{Broker, Caller, Right};
+use crate::denial::{Denial, Event};
 use crate::git::CredentialRequest;
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
@@ -31,21 +32,46 @@ pub enum LoginMode<'a> {
 impl Broker {
     /// Begins a sign-in for the caller at the host of a URL, or says why not, in about `within`.
     pub async fn begin_login(&self, caller: &Caller, url: &str, mode: LoginMode<'_>, account: Option<&str>, within: Duration) -> Login {
-        let definition = match self.who_signs_in(caller, url).await {
-            Ok(definition) => definition,
-            Err(reason) => return Login::Refused(reason),
-        };
+        let login = self.begin_login_of(caller, url, mode, account, within).await;
+        match login {
+            Ok(Login::Refused(reason)) | Err(NoSignIn::Otherwise(reason)) => {
+                let host = self.host_of(url);
+                let host = host.as_ref().map(|host| host as &dyn std::fmt::Display);
+                let denial = caller.denial(Event::SignIn, "sign-in refused");
+                caller.denials.note(&Denial { host, operation: Some("login"), reason: Some(&reason.error), ..denial });
+                Login::Refused(reason)
+            }
+            Err(NoSignIn::ByRules(reason)) => Login::Refused(reason),
+            Ok(login) => login,
+        }
+    }
+
+    async fn begin_login_of(
+        &self,
+        caller: &Caller,
+        url: &str,
+        mode: LoginMode<'_>,
+        account: Option<&str>,
+        within: Duration,
+    ) -> Result<Login, NoSignIn> {
+        let definition = self.who_signs_in(caller, url).await?;
         let wanted = match mode {
             LoginMode::Device => Wanted::Device,
             LoginMode::Browser { redirect_uri } => match Url::parse(redirect_uri) {
                 Ok(uri) => match elsewhere(&definition.0.host, &definition.1, &uri) {
                     None => Wanted::Browser(uri),
-                    Some(answer) => return answer,
+                    Some(answer) => return Ok(answer),
                 },
-                Err(_) => return refused("the redirect URI is no URL", None),
+                Err(_) => return Ok(refused("the redirect URI is no URL", None)),
             },
         };
-        self.grants.begin_login(caller.uid, definition, wanted, account.map(str::to_owned), within).await
+        Ok(self.grants.begin_login(caller.uid, definition, wanted, account.map(str::to_owned), within).await)
+    }
+
+    /// The place that a URL names, for the log: without user name, password and path.
+    fn host_of(&self, url: &str) -> Option<Location> {
+        let request = CredentialRequest::parse(format!("url={url}\n").as_bytes()).ok()?;
+        self.location(&request, None).ok()
     }
 
     /// Looks how far a sign-in of the caller's is.
@@ -91,28 +117,28 @@ impl Broker {
     }
 
     /// The integration for a URL, and how users sign in there.
-    async fn who_signs_in(&self, caller: &Caller, url: &str) -> Result<Definition, Refused> {
+    async fn who_signs_in(&self, caller: &Caller, url: &str) -> Result<Definition, NoSignIn> {
         let (integration, location) = self.integration_of(url).await?;
         if !caller.may(Right::Own, &integration, &location, "login") {
             let next = Some("see the rules: scm-agent config show");
-            return Err(no(format!("the access rules of this host do not let you sign in to {location}"), next));
+            return Err(NoSignIn::ByRules(no(format!("the access rules of this host do not let you sign in to {location}"), next)));
         }
         let plan = match self.plan(&integration) {
             Plan::User(plan) => *plan,
             Plan::Service(plan) => match plan.user {
                 Some(user) if caller.has_only(Right::Own, &integration) || !self.gives_service_tokens(&plan.endpoint).await => *user,
-                _ => return Err(no(format!("{location} needs no sign-in: the agent has a token of its own there"), None)),
+                _ => return Err(no(format!("{location} needs no sign-in: the agent has a token of its own there"), None).into()),
             },
             Plan::Pat => {
                 let next = "create a personal access token there, and give it to git when it asks for a password";
-                return Err(no(format!("{location} takes personal access tokens only"), Some(next)));
+                return Err(no(format!("{location} takes personal access tokens only"), Some(next)).into());
             }
-            Plan::None { reason } => return Err(no(format!("nobody can sign in to {location}: {reason}"), Some("scm-agent doctor"))),
+            Plan::None { reason } => return Err(no(format!("nobody can sign in to {location}: {reason}"), Some("scm-agent doctor")).into()),
         };
         let app = integration.oauth.as_ref();
         if app.is_some_and(|app| self.secrets.state(&app.encrypted_client_secret) == status::Secret::Undecryptable) {
             let error = format!("no runner key opens the client secret of integration {}", integration.id);
-            return Err(no(error, Some("ask the operator of this machine: scm-agent doctor")));
+            return Err(no(error, Some("ask the operator of this machine: scm-agent doctor")).into());
         }
         Ok((integration, plan))
     }
@@ -151,6 +177,20 @@ impl Broker {
                 None => Err(no(format!("{location} is no host of this agent's"), Some("see which there are: scm-agent status"))),
             },
         }
+    }
+}
+
+/// Why a sign-in cannot begin.
+enum NoSignIn {
+    /// By the access rules, which is in the audit log already.
+    ByRules(Refused),
+    /// For another reason.
+    Otherwise(Refused),
+}
+
+impl From<Refused> for NoSignIn {
+    fn from(refused: Refused) -> Self {
+        Self::Otherwise(refused)
     }
 }
 

@@ -14,6 +14,7 @@ use super::upkeep::{follow_settings, keep_alive, keep_told};
 use super::{Io, log};
 use crate::agent::access::{Access, SystemAccounts};
 use crate::agent::limits::Limits;
+use crate::agent::rate::Rate;
 use crate::agent::reload::Reloads;
 use crate::agent::socket::BoundSocket;
 use crate::agent::{self, Agent, Ending, InForce};
@@ -174,6 +175,7 @@ async fn watch(feed: Arc<dyn ChangeFeed>, hinter: Hinter) {
 pub(super) fn agent_config(config: &Config) -> agent::Config {
     agent::Config {
         limits: Limits { max_connections: config.agent.max_connections, max_connections_per_user: config.agent.max_connections_per_user },
+        rate: Rate { burst: config.agent.max_request_burst, per_second: config.agent.max_requests_per_second },
         read_timeout: config.agent.read_timeout,
         request_timeout: config.agent.request_timeout,
         shutdown_grace_period: config.agent.shutdown_grace_period,

@@ -30,6 +30,8 @@ pub const KEYS: [(&str, &[&str]); 8] = [
             "state_dir",
             "max_connections",
             "max_connections_per_user",
+            "max_requests_per_second",
+            "max_request_burst",
             "read_timeout",
             "request_timeout",
             "shutdown_grace_period",

@@ -187,6 +187,10 @@ pub struct Agent {
     pub max_connections: usize,
     /// Connections served at once for one user.
     pub max_connections_per_user: usize,
+    /// Requests of one user at once, after a while without.
+    pub max_request_burst: usize,
+    /// Requests of one user a second from then on.
+    pub max_requests_per_second: usize,
     /// How long a client may take to deliver a request.
     pub read_timeout: Duration,
     /// How long an answer may take.

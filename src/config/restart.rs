@@ -59,7 +59,9 @@ mod tests {
         let other = PLANE.replace("0b4b", "1b4b");
         for (lines, expected) in [
             (
-                format!("{PLANE}[agent]\nsocket = \"/a\"\nmax_connections = 7\nrequest_timeout = \"1m\"\n[log]\nlevel = \"trace\"\n"),
+                format!(
+                    "{PLANE}[agent]\nsocket = \"/a\"\nmax_connections = 7\nmax_requests_per_second = 7\nrequest_timeout = \"1m\"\n[log]\nlevel = \"trace\"\n"
+                ),
                 &[][..],
             ),
             (format!("{PLANE}token_file = \"/t\"\nproxy = \"http://p.example\"\n[agent]\nsocket = \"/a\"\n[scm]\ntimeout = \"1s\"\n"), &[]),

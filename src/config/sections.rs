@@ -88,6 +88,8 @@ fn agent(mut section: Section<'_>) -> Agent {
         state_dir: section.read_or("state_dir", DEFAULT_STATE_DIR.into(), |_| quoted(DEFAULT_STATE_DIR), path),
         max_connections: section.number("max_connections", 256, 1..=4096),
         max_connections_per_user: section.number("max_connections_per_user", 64, 1..=4096),
+        max_requests_per_second: section.number("max_requests_per_second", 500, 1..=u16::MAX),
+        max_request_burst: section.number("max_request_burst", 2_000, 1..=u16::MAX),
         read_timeout: section.duration("read_timeout", 2 * SECOND, Duration::from_millis(100)..=MINUTE),
         request_timeout: section.duration("request_timeout", 8 * SECOND, SECOND..=10 * MINUTE),
         shutdown_grace_period: section.duration("shutdown_grace_period", 5 * SECOND, Duration::ZERO..=10 * MINUTE),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::decision::{Decision, Own};
-use super::{Broker, Caller, Right, TokenKey};
+use super::{Broker, Caller, Right, TokenKey, Verdict};
 use crate::git::{CredentialRequest, STATE_PREFIX};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
@@ -145,12 +145,21 @@ impl Broker {
         // place leaves open, the token itself settles.
         let location = self.location(request, None).ok()?;
         let mut told = None;
+        let mut is_denied = false;
         for integration in candidates(&self.sync.registry(), &location) {
             let mut erased = false;
             for subject in self.subjects(caller.uid, &integration) {
                 // Who may not have the app's token may not have it forgotten either.
-                if matches!(subject, Subject::Service(_)) && (erased || !caller.may(Right::Service, &integration, &location, "erase")) {
-                    continue;
+                if matches!(subject, Subject::Service(_)) {
+                    let Verdict { rights, rule } = caller.rules.verdict(&integration);
+                    if !rights.has(Right::Service) && !erased && !is_denied {
+                        // One request is one line, whatever it could be about.
+                        is_denied = true;
+                        caller.log_denied(rule, &integration, &location, "erase");
+                    }
+                    if erased || !rights.has(Right::Service) {
+                        continue;
+                    }
                 }
                 match self.refuse(&subject, caller.uid, &integration, refused).await {
                     Refused::Dropped => erased = true,

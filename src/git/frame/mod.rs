@@ -26,6 +26,9 @@ pub const MAX_VERB_BYTES: usize = 32;
 /// The `error` of a connection that found no free place: the same request may be served a moment later.
 pub const BUSY: &str = "too many connections";
 
+/// The `error` of a request of a user who makes too many: the same request may be served a moment later.
+pub const TOO_FAST: &str = "too many requests";
+
 /// What a request asks of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {

@@ -22,6 +22,8 @@ fn the_defaults_are_the_documented_ones() {
         allow_insecure_loopback: false,
         max_connections: 256,
         max_connections_per_user: 64,
+        max_request_burst: 2_000,
+        max_requests_per_second: 500,
         read_timeout: secs(2),
         request_timeout: secs(8),
         shutdown_grace_period: secs(5),
@@ -61,6 +63,8 @@ fn every_key_becomes_its_type() {
         state_dir = "state"
         max_connections = 4096
         max_connections_per_user = 1
+        max_requests_per_second = 65535
+        max_request_burst = 1
         shutdown_grace_period = "0s"
         [[access]]
         users = ["ci", "1000"]
@@ -101,6 +105,7 @@ fn every_key_becomes_its_type() {
     assert_eq!(config.agent.socket_group.as_deref(), Some("1000"));
     assert_eq!(config.agent.state_dir, folder.path("state"));
     assert_eq!((config.agent.max_connections, config.agent.max_connections_per_user), (4096, 1));
+    assert_eq!((config.agent.max_requests_per_second, config.agent.max_request_burst), (65_535, 1));
     assert_eq!(config.agent.shutdown_grace_period, Duration::ZERO);
     let list = |name: &str, names: &[&str]| AccountList {
         key: format!("{}: access[{name}", folder.main().display()),

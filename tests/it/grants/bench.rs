@@ -198,7 +198,7 @@ impl Running {
 }
 
 fn caller() -> Caller {
-    Caller { rules: CallerRules::default(), uid: UID, pid: None }
+    Caller::new(CallerRules::default(), UID, None)
 }
 
 /// Half a minute and what the daemon does after it, without waiting for it.
