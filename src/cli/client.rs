@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::unreachable;
 use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
 use crate::git::CredentialRequest;
@@ -101,18 +102,15 @@ fn converse(limit: Duration, socket: &Path, request: &str) -> Result<Vec<u8>, Er
     let path = socket.display();
     let deadline = Instant::now() + limit;
     let mut stream = sys::connect_within(socket, limit.min(TIMEOUT)).map_err(|error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "only members of the socket's group may ask: add the user to it, or run as root",
-            std::io::ErrorKind::WouldBlock => "it is there but takes no connections: systemctl restart scm-agent",
-            _ => "start it: systemctl start scm-agent, or scm-agent run",
-        };
+        let hint = unreachable::hint(socket, error.kind());
         Error::new(Kind::Upstream, format!("no scm-agent answers on {path}")).because(error).hint(hint)
     })?;
-    let answer = exchange(&mut stream, request, deadline)
-        .map_err(|error| Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error))?;
+    let answer = exchange(&mut stream, request, deadline).map_err(|error| {
+        let hint = unreachable::silence(&stream);
+        Error::new(Kind::Upstream, format!("scm-agent on {path} did not answer")).because(error).hint(hint)
+    })?;
     if answer.is_empty() {
-        return Err(Error::new(Kind::Upstream, format!("scm-agent on {path} refused the connection"))
-            .hint("only root, the daemon's own user and members of the socket's group may ask"));
+        return Err(Error::new(Kind::Upstream, format!("scm-agent on {path} refused the connection")).hint(unreachable::refusal(socket)));
     }
     Ok(answer)
 }

@@ -27,10 +27,12 @@ pub mod status;
 pub mod sync;
 pub mod trust;
 
+mod advice;
 mod client;
 mod log;
 mod settings;
 mod target;
+mod unreachable;
 mod upkeep;
 
 /// The streams that a command reads and writes, so that tests can stand in for them.

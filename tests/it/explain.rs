@@ -462,5 +462,5 @@ async fn the_command_says_what_the_users_own_git_would_send_and_whom_it_would_as
     assert!(daemon.terminate().await.success());
     let (code, stdout, stderr) = command(&stage, &home, &["https://svc.example.com"]).await;
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
-    assert!(stderr.contains("no scm-agent answers") && stderr.contains("systemctl start scm-agent"), "{stderr}");
+    assert!(stderr.contains("no scm-agent answers") && stderr.contains("hint: start it: "), "{stderr}");
 }
