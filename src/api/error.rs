@@ -198,11 +198,20 @@ impl Error {
             }
             Self::Paging { .. } | Self::Rejected { .. } | Self::Reply { .. } | Self::Stream { .. } | Self::StreamEnded { .. } => None,
             Self::Transport(error) => match error {
-                http::Error::Certificate { .. } => Some("see ca_file in [control_plane]: whose authority signed the certificate?"),
+                http::Error::Certificate { reason, .. } => Some(match *reason {
+                    http::EXPIRED | http::NOT_YET_VALID => {
+                        "see whether this machine's clock is right (date); else whoever runs the control plane has to renew the certificate"
+                    }
+                    http::OTHER_NAME => "see control_plane.url: its host has to be the name in the certificate",
+                    _ => "see ca_file in [control_plane]: whose authority signed the certificate?",
+                }),
                 http::Error::ProxyAuthentication { .. } => Some("see proxy in [control_plane]: its username and password"),
                 http::Error::Redirect { .. } => Some("see control_plane.url: it has to be the address that answers"),
                 http::Error::Insecure { .. } => Some("see control_plane.url: it has to be https"),
                 http::Error::Proxy { .. } => Some("see proxy and no_proxy in [control_plane], or HTTPS_PROXY and NO_PROXY of the service"),
+                http::Error::Connect { reason: http::NO_SUCH_NAME, .. } => {
+                    Some("see the name in control_plane.url, and the name servers of this machine: /etc/resolv.conf")
+                }
                 http::Error::Connect { .. } | http::Error::Timeout { .. } => Some(NETWORK),
                 _ => None,
             },

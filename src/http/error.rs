@@ -14,6 +14,15 @@ use super::resolver::ResolveError;
 /// Why a proxy opened no tunnel. The type has no other name outside of its crate.
 type TunnelError = <Tunnel<HttpConnector> as Service<Uri>>::Error;
 
+/// The reason of [`Error::Certificate`] where its time is over, by this machine's clock.
+pub const EXPIRED: &str = "it has expired";
+/// The reason of [`Error::Certificate`] where its time has not begun, by this machine's clock.
+pub const NOT_YET_VALID: &str = "it is not valid yet";
+/// The reason of [`Error::Certificate`] where it is another host's.
+pub const OTHER_NAME: &str = "it is for another name";
+/// The reason of [`Error::Connect`] where the host has no address.
+pub const NO_SUCH_NAME: &str = "the name does not resolve";
+
 /// Why a request got no usable reply. Names the host; never the URL, a header or a body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -127,7 +136,7 @@ pub(super) fn classify(error: &reqwest::Error, host: &str, proxy: Option<&str>) 
             return match found {
                 ResolveError::Forbidden => refused_address(Reach::Forbidden, host.to_owned()),
                 ResolveError::Private => refused_address(Reach::Private, host.to_owned()),
-                ResolveError::Lookup(_) | ResolveError::NoAddress => failed("the name does not resolve"),
+                ResolveError::Lookup(_) | ResolveError::NoAddress => failed(NO_SUCH_NAME),
             };
         }
         if let (Some(found), Some(proxy)) = (current.downcast_ref::<TunnelError>(), proxy) {
@@ -186,9 +195,9 @@ fn connect_reason(kind: std::io::ErrorKind) -> &'static str {
 
 fn certificate_reason(fault: &CertificateError) -> &'static str {
     match fault {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "it is for another name",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => EXPIRED,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => NOT_YET_VALID,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => OTHER_NAME,
         CertificateError::UnknownIssuer => "its authority is not trusted here",
         CertificateError::Revoked => "it has been revoked",
         _ => "it is not valid",

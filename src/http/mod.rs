@@ -21,7 +21,7 @@ mod resolver;
 mod stream;
 
 use address::{Guard, host_key, literal};
-pub use error::Error;
+pub use error::{EXPIRED, Error, NO_SUCH_NAME, NOT_YET_VALID, OTHER_NAME};
 use error::{classify, refused_address};
 use proxy::Route;
 pub(crate) use proxy::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
