@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::layer::nonblocking;
-use super::{Cause, Config, Origin, Problem, Source, TokenOrigin};
+use super::{Cause, Config, Origin, PatOrigin, Problem, Source, TokenOrigin};
 
 /// What is wrong with a file that the configuration names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,11 @@ impl Config {
         }
         if let Some(path) = &self.key.passphrase_file {
             named.push(("key", "passphrase_file", "key.passphrase_file".to_owned(), path));
+        }
+        for (index, provider) in self.providers.iter().enumerate() {
+            if let Some(PatOrigin::File(path)) = &provider.pat {
+                named.push(("provider", "pat_file", format!("provider[{index}].pat_file"), path));
+            }
         }
         named
             .into_iter()
