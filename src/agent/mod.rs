@@ -77,6 +77,8 @@ pub struct Agent {
     connections: Connections,
     denials: Arc<Denials>,
     memory: status::Memory,
+    /// What else is said in `degraded`.
+    problems: Option<ProblemSource>,
     rates: Rates,
     reloads: Arc<Reloads>,
     /// Why nobody new can connect.
@@ -85,6 +87,9 @@ pub struct Agent {
     /// Places for those who are being told the status: it can be megabytes long.
     status_places: Arc<Semaphore>,
 }
+
+/// Says what is wrong with something that the agent knows nothing of.
+pub type ProblemSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The agent by whose settings requests are answered that begin now.
 pub struct InForce(Mutex<Arc<Agent>>);
@@ -119,12 +124,19 @@ impl Agent {
             config,
             denials: Arc::default(),
             memory,
+            problems: None,
             rates: Rates::new(config.rate),
             reloads,
             socket_problem: Arc::default(),
             started: Instant::now(),
             status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
         }
+    }
+
+    /// The same with one more that says what is wrong, if anything is.
+    #[must_use]
+    pub fn with_problems(self, source: ProblemSource) -> Self {
+        Self { problems: Some(source), ..self }
     }
 
     /// The same daemon by other settings: its connections and its time count on.
@@ -137,6 +149,7 @@ impl Agent {
             config,
             denials: Arc::clone(&self.denials),
             memory: self.memory.clone(),
+            problems: self.problems.clone(),
             rates: self.rates.with_rate(config.rate),
             reloads: Arc::clone(&self.reloads),
             socket_problem: Arc::clone(&self.socket_problem),
@@ -178,6 +191,7 @@ impl Agent {
     pub fn status(&self, only: Option<u32>) -> Status {
         let mut report = self.broker.status(only);
         report.degraded.extend(self.reloads.problems());
+        report.degraded.extend(self.problems.as_ref().and_then(|problem| problem()));
         report.degraded.extend(self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

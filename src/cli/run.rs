@@ -63,7 +63,7 @@ pub struct Args {
 /// # Errors
 /// When something is wrong with the configuration, the keys or the socket. A control plane that is down is waited for.
 pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>) -> Result<(), Error> {
-    let levels = log::start(&config.log);
+    let logs = Arc::new(log::start(&config.log)?);
     let config = Arc::new(config);
     // Before there are threads: the environment forgets what was handed over.
     let inherited = BoundSocket::inherited(&config.agent.socket);
@@ -133,12 +133,13 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         }
         let (reloads, asked) = Reloads::new();
         let reloads = Arc::new(reloads);
-        let agents = Arc::new(InForce::new(Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads))));
+        let agent = Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads));
+        let agents = Arc::new(InForce::new(agent.with_problems(Arc::new(logs.problems()))));
         let reloader = Reloader {
             agents: Arc::clone(&agents),
             allow_development_key: args.allow_development_key,
             explicit: explicit.map(Path::to_owned),
-            levels,
+            logs: Arc::clone(&logs),
             source: replaceable,
             started_with: Arc::clone(&config),
         };

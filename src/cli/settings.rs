@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::log::LogLevels;
+use super::log::{Logs, OpenedAudit};
 use super::run::{agent_config, control_plane, http_setup};
 use crate::agent::InForce;
 use crate::agent::access::{Access, SystemAccounts};
@@ -25,7 +25,7 @@ pub(super) struct Reloader {
     pub(super) allow_development_key: bool,
     /// The configuration's file, where one was named.
     pub(super) explicit: Option<PathBuf>,
-    pub(super) levels: LogLevels,
+    pub(super) logs: Arc<Logs>,
     /// `None` where the list comes from a file.
     pub(super) source: Option<Arc<Replaceable>>,
     pub(super) started_with: Arc<Config>,
@@ -34,6 +34,7 @@ pub(super) struct Reloader {
 /// All that is made of a configuration before any of it counts.
 struct Prepared {
     access: Access,
+    audit: OpenedAudit,
     config: Config,
     control_plane: Option<api::ControlPlane>,
     issuers: http::Client,
@@ -45,15 +46,24 @@ impl Reloader {
     /// # Errors
     /// Whatever a start would fail with. Nothing is changed then.
     pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
+        let outcome = self.reload_all().await;
+        if outcome.is_err() {
+            self.logs.reopen_audit();
+        }
+        outcome
+    }
+
+    async fn reload_all(&self) -> Result<Vec<String>, Error> {
         let (explicit, started_with) = (self.explicit.clone(), Arc::clone(&self.started_with));
         // Files, and users and groups, which may come from a server.
         let prepared = tokio::task::spawn_blocking(move || prepare(explicit.as_deref(), &started_with)).await;
-        let Prepared { access, config, control_plane, issuers } =
+        let Prepared { access, audit, config, control_plane, issuers } =
             prepared.map_err(|_| Error::new(crate::error::Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
         let before = self.agents.get();
         let keys = before.broker().load_keys(config.key_config(self.allow_development_key)).await?;
 
         // From here on nothing fails.
+        self.logs.set(&config.log, audit);
         access.log_changes(before.access());
         let broker = before.broker().renewed(settings(&config));
         // First, so that no request goes by new settings with a client that knows nothing of them.
@@ -65,7 +75,6 @@ impl Reloader {
         let broker = Arc::new(broker);
         self.agents.replace(before.renewed(Arc::clone(&broker), Arc::new(access), agent_config(&config)));
         broker.come_into_force();
-        self.levels.set(config.log.level);
         // What was just put to use is sealed anew at the latest with the next change, so a full disk is no failure here.
         if changed {
             broker.reseal().await;
@@ -89,7 +98,9 @@ fn prepare(explicit: Option<&std::path::Path>, started_with: &Config) -> Result<
         }
         Source::Url(_) | Source::File(_) => None,
     };
-    Ok(Prepared { access, config, control_plane, issuers })
+    // Last, since it makes the file.
+    let audit = Logs::open_audit(&config.log)?;
+    Ok(Prepared { access, audit, config, control_plane, issuers })
 }
 
 /// For the broker.

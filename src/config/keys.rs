@@ -59,7 +59,7 @@ pub const KEYS: [(&str, &[&str]); 8] = [
             "grant",
         ],
     ),
-    ("log", &["format", "level"]),
+    ("log", &["audit_file", "format", "level"]),
 ];
 
 /// A key that exists.

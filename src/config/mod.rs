@@ -271,8 +271,10 @@ pub enum TokenEndpointAuth {
 }
 
 /// `[log]`: what the daemon says, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
+    /// Where the audit log is written to as well.
+    pub audit_file: Option<PathBuf>,
     /// Lines for people or for machines.
     pub format: LogFormat,
     /// The least severe level that is written.

@@ -26,7 +26,6 @@ impl Config {
             ("agent.socket_mode", now.socket_mode != then.socket_mode),
             ("agent.state_dir", now.state_dir != then.state_dir),
             ("store.kind", self.store.kind != started_with.store.kind),
-            ("log.format", self.log.format != started_with.log.format),
         ];
         changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key.to_owned()).collect()
     }
@@ -74,8 +73,10 @@ mod tests {
                 &["control_plane.url", "store.kind"],
             ),
             (
-                format!("{PLANE}poll_interval = \"2m\"\nwatch = false\n[agent]\nsocket = \"/a\"\n[log]\nformat = \"json\"\n"),
-                &["control_plane.poll_interval", "control_plane.watch", "log.format"],
+                format!(
+                    "{PLANE}poll_interval = \"2m\"\nwatch = false\n[agent]\nsocket = \"/a\"\n[log]\nformat = \"json\"\naudit_file = \"/a\"\n"
+                ),
+                &["control_plane.poll_interval", "control_plane.watch"],
             ),
             (format!("{other}[agent]\nsocket = \"/a\"\n"), &["control_plane.runner_id"]),
             (

@@ -254,6 +254,7 @@ fn credential(
 fn log(mut section: Section<'_>) -> Log {
     use LogLevel::{Debug, Error, Info, Trace, Warn};
     Log {
+        audit_file: section.path("audit_file"),
         format: section.choice_or("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], 0),
         level: section.choice_or("level", &[("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)], 2),
     }
