@@ -1,6 +1,6 @@
 //! The two programs: git, and the one that it starts for us.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::settings::git_itself;
 
@@ -21,11 +21,24 @@ pub(crate) fn numbers(version: &str) -> Option<(u32, u32)> {
 
 /// Where git finds it: beside its own programs, else in PATH.
 pub(crate) fn find_helper() -> Option<PathBuf> {
+    folders().into_iter().map(|folder| folder.join(HELPER)).find(|file| file.is_file() && is_executable(file))
+}
+
+/// A file of that name which git passes over, as this user cannot start it.
+pub(crate) fn find_unusable_helper() -> Option<PathBuf> {
+    folders().into_iter().map(|folder| folder.join(HELPER)).find(|file| file.is_file() && !is_executable(file))
+}
+
+fn folders() -> Vec<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     let exec_path = git_itself(&["--exec-path"]).output().ok().map(|output| output.stdout.trim_ascii_end().to_vec());
     let exec_path = exec_path.filter(|path| !path.is_empty()).map(|path| PathBuf::from(std::ffi::OsString::from_vec(path)));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    exec_path.into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(HELPER)).find(|file| file.is_file())
+    exec_path.into_iter().chain(std::env::split_paths(&path)).collect()
+}
+
+fn is_executable(file: &Path) -> bool {
+    rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
     let mut checks = Vec::new();
     if !chains.missing.is_empty() {
         let detail = format!("for this user, git does not ask scm-agent about {}", listed(&chains.missing));
-        checks.push(Check::warn("git", detail, "scm-agent git setup"));
+        checks.push(Check::warn("git", detail, setup(entries)));
     } else if !status.integrations.is_empty() {
         checks.push(Check::ok("git", "asks scm-agent about every integration's host"));
     }
@@ -58,6 +58,14 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
         checks.push(Check::warn("git", detail, "scm-agent git setup"));
     }
     checks
+}
+
+/// The command that has git ask us. For root it writes the system's file, which a user's own goes before: where ours is in there
+/// already and is not asked all the same, only the user's own file helps.
+fn setup(entries: &[Entry]) -> &'static str {
+    let is_in_system = entries.iter().any(|entry| entry.scope == "system" && is_ours(entry));
+    let is_reset = entries.iter().any(|entry| entry.scope == "global" && matches!(entry.below("credential"), Some((_, "helper"))));
+    if is_in_system && is_reset { "scm-agent git setup --global" } else { "scm-agent git setup" }
 }
 
 fn names_socket() -> bool {

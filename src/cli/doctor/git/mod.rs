@@ -10,14 +10,17 @@ mod remotes;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::Check;
+use super::bounded::{self, Outcome};
+use crate::cli::advice::as_root;
 use crate::cli::git::matching::Query;
 use crate::cli::git::program::{self, HELPER, find_helper};
 use crate::cli::git::sections::Section;
 use crate::cli::git::{chain, sections, settings};
 use crate::config::Config;
+use crate::git::frame::printable;
 use crate::status::Status;
 
 /// The least version that takes the end of a token's life from a helper.
@@ -85,6 +88,8 @@ pub(super) fn examine(socket: &Path, status: &Status, config: Option<&Config>) -
     checks.extend(helpers::examine(socket, status, &hosts, &entries));
     checks.extend(helpers::user_names(socket, status, config, &entries));
     checks.extend(leftovers::headers(&hosts, &entries));
+    checks.extend(leftovers::unverified(&hosts, &entries));
+    checks.extend(askpass(&entries));
     checks.extend(remotes::examine(&hosts, &entries));
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     checks.extend(home.map(|home| files::examine(&hosts, &home)).unwrap_or_default());
@@ -108,17 +113,59 @@ fn version_check(version: &str) -> Check {
 /// Whether git would find the helper, and whether it is this version's.
 fn helper_program() -> Check {
     let Some(found) = find_helper() else {
-        return Check::fail("helper", format!("{HELPER} is not in PATH, so git cannot start it"), "install it beside scm-agent");
+        if let Some(file) = program::find_unusable_helper() {
+            let path = printable(&file.display().to_string());
+            let next = as_root(&format!("chmod 755 {}", chain::shell_word(&path)));
+            return Check::fail("helper", format!("{path} is not executable for this user, so git cannot start it"), next);
+        }
+        let next = match installed_helper() {
+            Some(folder) => format!("put its folder into PATH: export PATH=\"$PATH:{folder}\""),
+            None => "install it beside scm-agent".to_owned(),
+        };
+        return Check::fail("helper", format!("{HELPER} is not in PATH, so git cannot start it"), next);
     };
-    let version = Command::new(&found).arg("--version").stdin(Stdio::null()).output();
-    let version =
-        version.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let shown = printable(&found.display().to_string());
+    let mut command = Command::new(&found);
+    command.arg("--version");
     let expected = concat!("git-credential-scm-agent ", env!("CARGO_PKG_VERSION"));
-    match version {
-        Some(version) if version == expected => Check::ok("helper", found.display().to_string()),
-        Some(_) => Check::warn("helper", format!("{} is of another version", found.display()), "install both programs from one build"),
-        None => Check::fail("helper", format!("{} does not run", found.display()), "install it anew beside scm-agent"),
+    match bounded::run(command, bounded::LIMIT) {
+        Outcome::Ended(true, version) if version.trim() == expected => Check::ok("helper", shown),
+        Outcome::Ended(true, _) => {
+            let next = "install both programs from one build; which there are: type -a git-credential-scm-agent scm-agent";
+            Check::warn("helper", format!("{shown} is of another version"), next)
+        }
+        Outcome::Ended(false, _) | Outcome::NotStarted => {
+            Check::fail("helper", format!("{shown} does not run"), "install it anew beside scm-agent")
+        }
+        Outcome::TooSlow => Check::fail("helper", format!("{shown} does not end"), "install it anew beside scm-agent"),
     }
+}
+
+/// The folder of this program, if the helper is there too: it may merely be missing from PATH.
+fn installed_helper() -> Option<String> {
+    let folder = std::env::current_exe().ok()?.parent()?.to_path_buf();
+    let plain = |path: &Path| path.to_str().filter(|path| !path.contains(['"', '$', '`', '\\', '\n'])).map(str::to_owned);
+    folder.join(HELPER).is_file().then(|| plain(&folder)).flatten()
+}
+
+/// What git starts when no helper answers: a program that is not there leaves it without a word for the user.
+fn askpass(entries: &[settings::Entry]) -> Option<Check> {
+    let of = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let configured = || entries.iter().rev().find(|entry| entry.key == "core.askpass").and_then(|entry| entry.value.clone());
+    let (name, program) = match (of("GIT_ASKPASS"), configured(), of("SSH_ASKPASS")) {
+        (Some(program), _, _) => ("GIT_ASKPASS", program),
+        (_, Some(program), _) => ("core.askPass", program),
+        (_, _, Some(program)) => ("SSH_ASKPASS", program),
+        _ => return None,
+    };
+    let is_there = !program.contains('/') || rustix::fs::access(&program, rustix::fs::Access::EXEC_OK).is_ok();
+    let next = match name {
+        "core.askPass" => "git config --global --unset-all core.askPass".to_owned(),
+        variable => format!("unset {variable}"),
+    };
+    (!is_there).then(|| {
+        Check::warn("git", format!("{name} names a program that this user cannot run, which git starts where nobody answers it"), next)
+    })
 }
 
 #[cfg(test)]

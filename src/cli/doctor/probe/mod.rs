@@ -28,6 +28,9 @@ const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long the host may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long looking up its name and asking it may take together.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// The name of the checks.
 const NAME: &str = "probe";
 
@@ -91,7 +94,7 @@ pub(super) fn probe(target: &Target<'_>, config: Option<&Config>, socket: &Path)
     let mut checks = Vec::new();
     for service in services {
         let place = Place::of(target, &repository, service);
-        let Some(asked) = on_the_network(ask(&http, &repository, &credential, service)) else {
+        let Some(asked) = on_the_network(LIMIT, ask(&http, &repository, &credential, service)) else {
             checks.push(Check::fail(NAME, format!("{} did not answer in time", place.host), UNREACHABLE));
             break;
         };

@@ -1,0 +1,295 @@
+//! What the configuration names on this machine: files, keys, the token, groups, and the directory for what outlives the daemon.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::Check;
+use super::service::{self, Units};
+use crate::agent::access::{Access, SystemAccounts};
+use crate::api::{self, FileError, TokenSource};
+use crate::cli::advice::{self, as_root};
+use crate::cli::git::chain::shell_word;
+use crate::cli::run::group_id;
+use crate::config::{Config, Finding, Source, TokenOrigin};
+use crate::git::frame::printable;
+use crate::key::{self, KeyDescription, KeyRing, Problem};
+use crate::status::{Integration, Status};
+
+/// The least room on the disk of the state directory.
+const LEAST_BYTES: u64 = 1024 * 1024;
+
+/// Whether the configuration has all that a daemon needs.
+pub(super) fn configuration(config: &Config, units: Option<&Units>) -> Check {
+    let handed = |name: &str| units.is_some_and(|units| units.credential(name).is_some());
+    let has_key = !config.key.files.is_empty() || handed(service::KEY);
+    let has_token =
+        !matches!(config.control_plane.source, Source::Url(_)) || config.control_plane.token != TokenOrigin::None || handed(service::TOKEN);
+    match config.require_secrets() {
+        Err(error) if !(has_key && has_token) => {
+            // The service may have them as systemd credentials, which only it can see.
+            Check::warn("config", error.to_string(), "run doctor where the service's credentials are, or name the files")
+        }
+        _ => Check::ok("config", format!("nothing unknown, nothing missing; files read: {}", config.files.len())),
+    }
+}
+
+/// Looks at the files that the configuration names.
+pub(super) fn named_files(config: &Config) -> Vec<Check> {
+    let check = |finding| match finding {
+        Finding::Error(problem) => {
+            Check::fail("files", problem.to_string(), "put the file there or correct the path, then run: scm-agent config check")
+        }
+        Finding::Warning(problem) => Check::warn("files", problem.to_string(), "run doctor as root, or as the agent's user"),
+    };
+    config.check_named_files().into_iter().map(check).collect()
+}
+
+/// Loads the keys as the daemon does; those that were loaded, for [`held_keys`].
+pub(super) fn keys(config: &Config) -> (Check, Vec<KeyDescription>) {
+    if config.key.files.is_empty() {
+        return (Check::skip("key", "no key file is configured here"), Vec::new());
+    }
+    match KeyRing::load(&config.key_config(false)) {
+        Ok(keys) => {
+            let keys = keys.descriptions();
+            let names: Vec<String> = keys.iter().map(|key| format!("{} {}", key.algorithm, key.fingerprint)).collect();
+            (Check::ok("key", names.join(", ")), keys)
+        }
+        Err(key::Error::KeyFile { problem: Problem::PermissionDenied, path }) => {
+            (Check::skip("key", format!("{} is not for this user to read, as it should be", path.display())), Vec::new())
+        }
+        Err(error) => (Check::of("key", &error.into()), Vec::new()),
+    }
+}
+
+/// Whether the daemon has the keys that are in the files now.
+pub(super) fn held_keys(files: &[KeyDescription], status: &Status) -> Option<Check> {
+    let held = |key: &KeyDescription| status.key.iter().any(|held| held.fingerprint == key.fingerprint);
+    let missing = files.iter().find(|key| !held(key))?;
+    let detail = format!("the daemon does not have the key {} {}, which is in the files now", missing.algorithm, missing.fingerprint);
+    Some(Check::warn(
+        "key",
+        detail,
+        format!("{}, if that says nothing: {}", as_root("scm-agent reload"), advice::restart(Some(status.pid))),
+    ))
+}
+
+/// Reads the control plane's token as the daemon does. It is wiped right after.
+pub(super) fn token(config: &Config) -> Option<Check> {
+    let (Source::Url(_), TokenOrigin::File(path)) = (&config.control_plane.source, &config.control_plane.token) else { return None };
+    Some(match TokenSource::file(path.clone()).load() {
+        Ok(_) => Check::ok("token", "the control plane's token can be read"),
+        Err(api::Error::Token { source: FileError::Unreadable(error), .. }) if error.kind() == ErrorKind::PermissionDenied => {
+            Check::skip("token", format!("{} is not for this user to read, as it should be", path.display()))
+        }
+        Err(api::Error::Token { source, .. }) => {
+            let shown = shell_word(&printable(&path.display().to_string()));
+            let next = match &source {
+                FileError::Permissions { .. } => {
+                    format!("{}; and think about replacing the token if others could read it", as_root(&format!("chmod 600 {shown}")))
+                }
+                FileError::Empty | FileError::NotAToken | FileError::TooLarge { .. } => {
+                    format!(
+                        "write the runner's token to it, alone and on one line: {}",
+                        as_root(&format!("install -m 600 /dev/stdin {shown}"))
+                    )
+                }
+                FileError::NotRegular => "name the file with the token in control_plane.token_file".to_owned(),
+                FileError::Unreadable(_) => {
+                    format!(
+                        "put the runner's token there ({}), or correct control_plane.token_file",
+                        as_root(&format!("install -m 600 /dev/stdin {shown}"))
+                    )
+                }
+            };
+            let cause = std::error::Error::source(&source).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Check::fail("token", format!("{}: {source}{cause}", path.display()), next)
+        }
+        Err(error) => Check::of("token", &error.into()),
+    })
+}
+
+/// Looks up the users and groups that the configuration names.
+pub(super) fn accounts(config: &Config) -> Vec<Check> {
+    let rules = Access::new(config.access_rules(), SystemAccounts).err().map(|error| Check::of("access", &error.into()));
+    let group = config.agent.socket_group.as_deref().and_then(|group| group_id(group).err()).map(|error| Check::of("access", &error));
+    rules.into_iter().chain(group).collect()
+}
+
+/// Tables for hosts that nobody has. One for an issuer is for an issuer.
+pub(super) fn providers(config: &Config, status: &Status) -> Vec<Check> {
+    if status.integrations.is_empty() {
+        return Vec::new();
+    }
+    let known = |name: &str| {
+        let is = |integration: &Integration| {
+            let issuer = integration.issuer.as_deref().and_then(|issuer| issuer.split_once("://")).map(|(_, rest)| rest);
+            [Some(integration.host.as_str()), issuer].into_iter().flatten().any(|other| host_of(other).eq_ignore_ascii_case(host_of(name)))
+        };
+        status.integrations.iter().any(is)
+    };
+    let check = |host: &str| {
+        let detail = format!("the [[provider]] table of {} is for a host that no integration has", printable(host));
+        Check::warn("config", detail, "compare its host with the hosts in scm-agent status, or take the table out")
+    };
+    config.providers.iter().map(|provider| provider.host.as_str()).filter(|host| !known(host)).map(check).collect()
+}
+
+fn host_of(text: &str) -> &str {
+    text.split('/').next().unwrap_or_default()
+}
+
+/// Looks at the directory for what outlives the daemon. A running daemon says itself what it finds wrong with it, but for room that
+/// runs out.
+pub(super) fn state_directory(path: &Path, daemon_runs: bool, has_unit: bool) -> Option<Check> {
+    if daemon_runs {
+        return room(path);
+    }
+    let seen = look(path);
+    judge(path, &seen, rustix::process::geteuid().as_raw(), has_unit).or_else(|| room(path))
+}
+
+/// What is seen of the state directory.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    parent_is_there: bool,
+    /// Why it cannot be looked at.
+    error: Option<ErrorKind>,
+    is_link: bool,
+    is_directory: bool,
+    mode: u32,
+    owner: u32,
+    read_only: bool,
+    /// The process that has its lock.
+    holder: Option<i32>,
+}
+
+fn look(path: &Path) -> Seen {
+    let parent_is_there = path.parent().is_none_or(Path::is_dir);
+    match std::fs::symlink_metadata(path) {
+        Err(error) => Seen { parent_is_there, error: Some(error.kind()), ..Seen::default() },
+        Ok(metadata) => Seen {
+            parent_is_there,
+            error: None,
+            is_link: metadata.is_symlink(),
+            is_directory: metadata.is_dir(),
+            mode: metadata.mode() & 0o7777,
+            owner: metadata.uid(),
+            read_only: rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)),
+            holder: holder(&path.join("lock")),
+        },
+    }
+}
+
+/// The process that holds a lock on a file (proc_locks(5)), without taking it.
+fn holder(file: &Path) -> Option<i32> {
+    let metadata = std::fs::metadata(file).ok()?;
+    let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let pid = words.nth(4)?.parse().ok()?;
+        (words.next()? == wanted).then_some(pid)
+    })
+}
+
+fn judge(path: &Path, seen: &Seen, euid: u32, has_unit: bool) -> Option<Check> {
+    const NAME: &str = "state";
+    let shown = printable(&path.display().to_string());
+    let word = shell_word(&shown);
+    let fail = |detail: String, next: String| Some(Check::fail(NAME, detail, next));
+    let make = || match has_unit {
+        true => format!("{}; in the unit: StateDirectory=scm-agent", as_root(&format!("install -d -o scm-agent -m 700 {word}"))),
+        false => format!("make it: install -d -m 700 {word}; or change agent.state_dir"),
+    };
+    match seen.error {
+        Some(ErrorKind::NotFound) if seen.parent_is_there => return None,
+        Some(ErrorKind::NotFound) => {
+            return fail(format!("the state directory {shown} cannot be made: the directory above it is not there"), make());
+        }
+        Some(ErrorKind::NotADirectory) => {
+            return fail(format!("the state directory {shown} is below a file"), "change agent.state_dir".to_owned());
+        }
+        Some(_) => return Some(Check::skip(NAME, format!("{shown} is not for this user to look at"))),
+        None => {}
+    }
+    if seen.is_link {
+        return fail(
+            format!("the state directory {shown} is a link, which is not followed"),
+            "name what it leads to in agent.state_dir".to_owned(),
+        );
+    }
+    if !seen.is_directory {
+        return fail(format!("the state directory {shown} is a file"), "move it away, or change agent.state_dir".to_owned());
+    }
+    if seen.mode & 0o022 != 0 {
+        let next = format!("after a look at who may have written to it: {}", as_root(&format!("chmod go-w {word}")));
+        return fail(format!("others may write to the state directory {shown} (mode {:04o}), so it is not written to", seen.mode), next);
+    }
+    // With a unit it is the unit's user that counts, whose own the directory is to be.
+    if !has_unit && seen.owner != 0 && seen.owner != euid {
+        let next = format!("{}; or run doctor as the agent's user", as_root(&format!("chown \"$(id -un)\" {word}")));
+        return fail(
+            format!(
+                "the state directory {shown} belongs to another user (uid {}), so an agent of this user does not write to it",
+                seen.owner
+            ),
+            next,
+        );
+    }
+    if seen.read_only {
+        let next = as_root(&format!("mount -o remount,rw \"$(findmnt -no TARGET -T {word})\""));
+        return fail(format!("the file system of the state directory {shown} is mounted read-only"), next);
+    }
+    if let Some(pid) = seen.holder {
+        let next = format!("see what it is: ps -p {pid}; end it, or give this agent another agent.state_dir");
+        return fail(format!("another process (pid {pid}) has the state directory {shown}, so no agent starts with it"), next);
+    }
+    None
+}
+
+/// Whether there is room for what is to be kept.
+fn room(path: &Path) -> Option<Check> {
+    let there: PathBuf = path.ancestors().find(|path| path.exists())?.to_path_buf();
+    let found = rustix::fs::statvfs(&there).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    // Some file systems count no inodes.
+    let full = free < LEAST_BYTES || (found.f_files > 0 && found.f_favail == 0);
+    full.then(|| {
+        let shown = printable(&there.display().to_string());
+        let next = format!("make room: df -h {0}; df -i {0}", shell_word(&shown));
+        Check::fail("state", format!("the file system of {shown} is full, so nothing can be kept there"), next)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::State;
+
+    #[test]
+    fn a_state_directory_is_judged_by_what_a_daemon_would_refuse() {
+        let sound = Seen { parent_is_there: true, is_directory: true, mode: 0o700, owner: 1000, ..Seen::default() };
+        let judged = |seen: &Seen| judge(Path::new("/var/lib/x"), seen, 1000, false);
+        assert_eq!(judged(&sound), None);
+        assert_eq!(judged(&Seen { owner: 0, ..sound.clone() }), None);
+        assert_eq!(judged(&Seen { error: Some(ErrorKind::NotFound), ..sound.clone() }), None);
+        for (seen, detail, next) in [
+            (Seen { error: Some(ErrorKind::NotFound), parent_is_there: false, ..sound.clone() }, "cannot be made", "install -d"),
+            (Seen { error: Some(ErrorKind::NotADirectory), ..sound.clone() }, "below a file", "agent.state_dir"),
+            (Seen { is_link: true, ..sound.clone() }, "is a link", "agent.state_dir"),
+            (Seen { is_directory: false, ..sound.clone() }, "is a file", "move it away"),
+            (Seen { mode: 0o770, ..sound.clone() }, "(mode 0770)", "chmod go-w /var/lib/x"),
+            (Seen { owner: 7, ..sound.clone() }, "uid 7", "chown"),
+            (Seen { read_only: true, ..sound.clone() }, "read-only", "remount,rw"),
+            (Seen { holder: Some(9), ..sound.clone() }, "pid 9", "ps -p 9"),
+        ] {
+            let check = judged(&seen).unwrap();
+            assert!(check.state == State::Fail && check.detail.contains(detail), "{check:?}");
+            assert!(check.next.as_deref().unwrap().contains(next), "{check:?}");
+        }
+        assert_eq!(judged(&Seen { error: Some(ErrorKind::PermissionDenied), ..sound }).unwrap().state, State::Skip);
+    }
+}
