@@ -14,12 +14,14 @@ use crate::config::{Config, Environment};
 use crate::error::Error;
 
 pub mod accounts;
+pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod git;
 pub mod login;
 pub mod logout;
+pub mod man;
 pub mod oauth_app;
 pub mod reload;
 pub mod run;
@@ -62,6 +64,8 @@ pub struct Cli {
 enum Command {
     /// Lists the accounts that you have signed in with, and your personal access tokens
     Accounts(accounts::Args),
+    /// Prints a script that has a shell complete commands, options and their values
+    Completions(completions::Args),
     Config(config::Args),
     Key(key::Args),
     Keygen(keygen::Args),
@@ -76,6 +80,8 @@ enum Command {
     Login(login::Args),
     /// Signs you out of a host, and forgets your personal access tokens there
     Logout(logout::Args),
+    /// Writes the manual pages into a folder, where no package has installed them
+    Man(man::Args),
     /// Gives other OAuth tooling the app of a host, id and secret, where a rule of the operator's lets you have it
     OauthApp(oauth_app::Args),
     /// Has the daemon read its configuration, keys and token again
@@ -100,6 +106,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
     let socket = || client::configuration(explicit, &environment).map(|config| client::socket(config.as_ref()));
     match cli.command {
         Command::Accounts(args) => accounts::run(&args, &socket()?, io),
+        Command::Completions(args) => completions::run(&args, io),
         Command::Config(args) => config::run(args, explicit, &environment, io),
         Command::Key(args) => key::run(args, io),
         Command::Keygen(args) => keygen::run(args, io),
@@ -110,6 +117,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Git(args) => git::run(&args, socket, io),
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
+        Command::Man(args) => man::run(&args, io),
         Command::OauthApp(args) => oauth_app::run(&args, socket, io),
         Command::Reload => reload::run(explicit, &environment, io),
         Command::Run(args) => run::run(&args, explicit, Config::load(explicit, &environment)?, io),
