@@ -6,7 +6,9 @@ builder first. It prints the path of the package.
 """
 
 import argparse
+import email.utils
 import gzip
+import hashlib
 import os
 import pathlib
 import re
@@ -17,8 +19,9 @@ import tempfile
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Of the assets' sources, what cargo-deb replaces by the folder of the build.
+# Of the assets' sources, what cargo-deb replaces by the folder of the build, and what in there the program has still to write.
 BUILT = "target/release/"
+WRITTEN = f"{BUILT}share/"
 SCRIPTS = ("preinst", "postinst", "prerm", "postrm")
 
 
@@ -30,9 +33,11 @@ def arguments():
     return parser.parse_args()
 
 
-def matching(bin_dir, source):
+def matching(bin_dir, share, source):
     """The files that an asset's source means, each with where it goes below a target that is a folder; raises where there is none."""
-    folder, source = (bin_dir, source.removeprefix(BUILT)) if source.startswith(BUILT) else (ROOT, source)
+    folders = {WRITTEN: share, BUILT: bin_dir, "": ROOT}
+    prefix = next(prefix for prefix in folders if source.startswith(prefix))
+    folder, source = folders[prefix], source.removeprefix(prefix)
     parts = pathlib.PurePath(source).parts
     # Like cargo-deb: what is below the first part with a wildcard stays below the target.
     fixed = next((count for count, part in enumerate(parts) if set(part) & set("*?[")), len(parts) - 1)
@@ -49,7 +54,9 @@ def place(tree, origin, below, target, mode):
     if target.endswith("/"):
         path = path / below
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gz" and origin.suffix != ".gz":
+    # As Debian's policy wants it (12.1, 12.7) and cargo-deb does.
+    if target.startswith("usr/share/man/") or path.name in ("changelog", "changelog.Debian"):
+        path = path.with_name(f"{path.name}.gz")
         path.write_bytes(gzip.compress(origin.read_bytes(), mtime=0))
     else:
         shutil.copyfile(origin, path)
@@ -69,6 +76,18 @@ def needed_libraries(program):
     return [f"libc6 (>= {newest})", *more]
 
 
+def maintainer(deb):
+    """Who builds packages for others says so in Debian's usual way."""
+    name, address = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
+    return f"{name} <{address}>" if name and address else deb["maintainer"]
+
+
+def built_at(changelog):
+    """The time of the last entry, in seconds: what is built of the same source is the same."""
+    dates = re.findall(r"^ -- .*>  (.*)$", changelog.read_text(), re.MULTILINE)
+    return str(int(email.utils.parsedate_to_datetime(dates[0]).timestamp()))
+
+
 def control(package, deb, version, depends, size):
     architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
     description = "\n ".join(line or "." for line in deb["extended-description"].strip().splitlines())
@@ -76,7 +95,7 @@ def control(package, deb, version, depends, size):
         "Package": package["name"],
         "Version": version,
         "Architecture": architecture,
-        "Maintainer": deb["maintainer"],
+        "Maintainer": maintainer(deb),
         "Installed-Size": str(size),
         "Depends": ", ".join(depends),
         "Recommends": deb["recommends"],
@@ -94,16 +113,24 @@ def main():
     version = options.version or f"{package['version']}-{deb['revision']}"
     # Whatever the caller's umask is.
     os.umask(0o022)
+    changelog = ROOT / deb["changelog"]
+    os.environ.setdefault("SOURCE_DATE_EPOCH", built_at(changelog))
     with tempfile.TemporaryDirectory() as scratch:
+        share = pathlib.Path(scratch) / "share"
+        subprocess.run([ROOT / "packaging" / "share.sh", options.bin_dir, share], check=True)
         tree = pathlib.Path(scratch) / "tree"
         tree.mkdir(mode=0o755)
-        files = [place(tree, *found, target, mode) for source, target, mode in deb["assets"] for found in matching(options.bin_dir, source)]
+        files = [place(tree, *found, target, mode) for source, target, mode in deb["assets"] for found in matching(options.bin_dir, share, source)]
+        files.append(place(tree, changelog, changelog.name, f"usr/share/doc/{package['name']}/changelog.Debian", "644"))
         libraries = {library for path in files if path.parent.name == "bin" for library in needed_libraries(path)}
         depends = sorted(libraries) + [one.strip() for one in deb["depends"].split(",") if one.strip() != "$auto"]
         size = sum(path.stat().st_size for path in files) // 1024 + 1
         folder = tree / "DEBIAN"
         folder.mkdir(mode=0o755)
         (folder / "control").write_text(control(package, deb, version, depends, size))
+        # For `dpkg --verify`.
+        sums = (f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(tree)}\n" for path in sorted(files))
+        (folder / "md5sums").write_text("".join(sums))
         (folder / "conffiles").write_text("".join(f"{path}\n" for path in deb["conf-files"]))
         for name in SCRIPTS:
             script = ROOT / deb["maintainer-scripts"] / name
