@@ -139,14 +139,23 @@ pub struct Near {
 }
 
 /// What the access rules give.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     /// Whether the operator has written rules.
     pub rules: bool,
     /// The number of the rule that counts, from 1; `null` where none is about caller and integration.
     pub rule: Option<usize>,
-    /// What it allows: `service`, `own`, `app-secret`.
+    /// What it allows: `service`, `own`, `app-secret`, with what a grant adds.
     pub allow: Vec<String>,
+    /// The id of the grant to the caller's unit that gives what the rules do not.
+    #[serde(default)]
+    pub grant: Option<String>,
+    /// The caller's systemd unit, where a rule or a grant made it worth knowing.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// Why that is not known, where it was asked.
+    #[serde(default)]
+    pub unit_problem: Option<String>,
 }
 
 /// Whose token it would be.

@@ -23,8 +23,61 @@ pub struct Status {
     pub memory: Memory,
     /// Connections open now, this one included.
     pub connections: usize,
+    /// What single units were given beyond the access rules; for root and the agent's own user only, else empty.
+    #[serde(default)]
+    pub unit_grants: Vec<UnitGrant>,
     /// What does not work as it should, a sentence each; empty when all is well.
     pub degraded: Vec<String>,
+}
+
+/// What a unit was given for as long as it runs. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitGrant {
+    /// By what it is taken back.
+    pub id: String,
+    /// The systemd unit.
+    pub unit: String,
+    /// Its cgroup.
+    pub cgroup: String,
+    /// The host, with port and path if the grant has them.
+    pub host: String,
+    /// What of it: `service`, `own`, `app-secret`.
+    pub allow: Vec<String>,
+    /// When it was given.
+    pub granted_at: u64,
+    /// The user id of who gave it.
+    pub granted_by: u32,
+    /// When it ends, if the unit does not end before.
+    pub expires_at: u64,
+}
+
+/// The daemon's answer to `grant`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitGrantAnswer {
+    /// What was given; `null` where it was not.
+    pub grant: Option<UnitGrant>,
+    /// Why it was not given.
+    pub error: Option<String>,
+    /// What is to be known of it, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// The daemon's answer to `grants`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitGrantList {
+    /// Those that count.
+    pub grants: Vec<UnitGrant>,
+}
+
+/// The daemon's answer to `grant-revoke`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitGrantRevoked {
+    /// Whether there was one of that id.
+    pub revoked: bool,
+    /// Why it may come back with the next start of the daemon, where that is so.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 impl Status {
@@ -275,6 +328,7 @@ pub(crate) mod samples {
             store: Store { kind: "memory".to_owned(), healthy: true },
             memory: Memory { locked: true, reason: None },
             connections: 0,
+            unit_grants: Vec::new(),
             degraded: Vec::new(),
         }
     }

@@ -10,19 +10,24 @@ use std::sync::Arc;
 
 use tracing::info;
 
+use super::cgroup::{Cgroup, CgroupPattern, UnitPattern};
 use super::peer::Peer;
-use crate::broker::{CallerRules, HostRule, Rights};
+use crate::broker::{CallerRules, HostRule, Listed, Rights};
 use crate::integration::location::HostPattern;
 
-/// A rule as the operator wrote it. It matches when users, groups and hosts each do.
+/// A rule as the operator wrote it. It matches when users, groups, units, cgroups and hosts each do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// The cgroups, of which the peer must be in one; any where it is empty.
+    pub cgroups: Vec<CgroupPattern>,
     /// The groups, of which one must be the peer's own or one of its supplementary ones; any where it is empty.
     pub groups: Names,
     /// What an integration must lie within; anything where it is empty.
     pub hosts: Vec<HostPattern>,
     /// What those whom it matches may have.
     pub rights: Rights,
+    /// The systemd units, of which the peer must be in one; any where it is empty.
+    pub units: Vec<UnitPattern>,
     /// The users; any where it is empty.
     pub users: Names,
 }
@@ -106,15 +111,37 @@ pub struct Access {
 /// A rule with numbers for names.
 #[derive(PartialEq, Eq)]
 struct Resolved {
+    cgroups: Vec<CgroupPattern>,
     gids: Vec<u32>,
     hosts: Arc<HostRule>,
     uids: Vec<u32>,
+    units: Vec<UnitPattern>,
 }
 
 impl Resolved {
     fn is_about(&self, peer: &Peer) -> bool {
         let is_member = |gid: &u32| peer.gid == *gid || peer.groups.contains(gid);
         (self.uids.is_empty() || self.uids.contains(&peer.uid)) && (self.gids.is_empty() || self.gids.iter().any(is_member))
+    }
+
+    fn asks_for_cgroup(&self) -> bool {
+        !(self.cgroups.is_empty() && self.units.is_empty())
+    }
+
+    fn is_about_cgroup(&self, cgroup: &Cgroup) -> bool {
+        (self.cgroups.is_empty() || self.cgroups.iter().any(|pattern| pattern.matches(cgroup)))
+            && (self.units.is_empty() || self.units.iter().any(|pattern| pattern.matches(cgroup)))
+    }
+
+    /// The rule for a peer in a cgroup, or in one that is not known.
+    fn listed(&self, cgroup: Option<&Cgroup>) -> Option<Listed> {
+        let is_certain = match cgroup {
+            _ if !self.asks_for_cgroup() => true,
+            Some(cgroup) if self.is_about_cgroup(cgroup) => true,
+            Some(_) => return None,
+            None => false,
+        };
+        Some(Listed { is_certain, rule: Arc::clone(&self.hosts) })
     }
 }
 
@@ -136,13 +163,26 @@ impl Access {
         }
     }
 
-    /// The rules about a peer, in their order.
+    /// The numbers of the rules about units and cgroups, from 1.
     #[must_use]
-    pub fn about(&self, peer: &Peer) -> CallerRules {
+    pub fn about_cgroups(&self) -> Vec<usize> {
+        self.resolved.iter().filter(|rule| rule.asks_for_cgroup()).map(|rule| rule.hosts.number).collect()
+    }
+
+    /// Whether it takes a peer's cgroup to say which rules are about it.
+    #[must_use]
+    pub fn asks_for_cgroup_of(&self, peer: &Peer) -> bool {
+        self.resolved.iter().any(|rule| rule.asks_for_cgroup() && rule.is_about(peer))
+    }
+
+    /// The rules about a peer, in their order. Where its cgroup is not known, those about units and cgroups may be about it: they give
+    /// nothing then, and withhold what they would.
+    #[must_use]
+    pub fn about(&self, peer: &Peer, cgroup: Option<&Cgroup>) -> CallerRules {
         if self.rules.is_empty() {
             return CallerRules::default();
         }
-        CallerRules::listed(self.resolved.iter().filter(|rule| rule.is_about(peer)).map(|rule| Arc::clone(&rule.hosts)).collect())
+        CallerRules::listed(self.resolved.iter().filter(|rule| rule.is_about(peer)).filter_map(|rule| rule.listed(cgroup)).collect())
     }
 }
 
@@ -151,10 +191,12 @@ fn resolve(rules: &[Rule], accounts: &dyn Accounts) -> Result<Arc<[Resolved]>, E
     let resolved = rules
         .iter()
         .enumerate()
-        .map(|(index, Rule { groups, hosts, rights, users })| Resolved {
+        .map(|(index, Rule { cgroups, groups, hosts, rights, units, users })| Resolved {
+            cgroups: cgroups.clone(),
             gids: numbers(groups, |name| accounts.gid(name), |key, index| Unknown::Group { key, index }, &mut unknown),
             hosts: Arc::new(HostRule { hosts: hosts.clone(), number: index + 1, rights: *rights }),
             uids: numbers(users, |name| accounts.uid(name), |key, index| Unknown::User { key, index }, &mut unknown),
+            units: units.clone(),
         })
         .collect();
     if unknown.is_empty() { Ok(resolved) } else { Err(Error { unknown }) }
@@ -186,6 +228,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::broker::Verdict;
 
     /// A database that changes while it is in use.
     #[derive(Clone, Default)]
@@ -213,7 +256,14 @@ mod tests {
 
     fn rule(users: &[&str], groups: &[&str]) -> Rule {
         let names = |key: &str, names: &[&str]| Names { key: key.to_owned(), names: names.iter().map(|name| (*name).to_owned()).collect() };
-        Rule { groups: names("access[0].groups", groups), hosts: Vec::new(), rights: Rights::NONE, users: names("access[0].users", users) }
+        Rule {
+            cgroups: Vec::new(),
+            groups: names("access[0].groups", groups),
+            hosts: Vec::new(),
+            rights: Rights::NONE,
+            units: Vec::new(),
+            users: names("access[0].users", users),
+        }
     }
 
     fn accounts(entries: &[(&str, u32)]) -> FakeAccounts {
@@ -224,6 +274,11 @@ mod tests {
 
     /// The number of the rule that decides about a peer.
     fn decides(access: &Access, uid: u32, gid: u32, groups: &[u32]) -> Option<usize> {
+        verdict(access, uid, gid, groups, None).rule
+    }
+
+    fn verdict(access: &Access, uid: u32, gid: u32, groups: &[u32], path: Option<&str>) -> Verdict {
+        let cgroup = path.map(|path| Cgroup { id: 7, path: path.to_owned() });
         let integration = crate::integration::ScmIntegration {
             id: String::new(),
             scm_id: "custom".into(),
@@ -233,7 +288,42 @@ mod tests {
             pat: false,
             oauth: None,
         };
-        access.about(&Peer { uid, gid, groups: groups.to_vec(), pid: None }).verdict(&integration).rule
+        access.about(&Peer { uid, gid, groups: groups.to_vec(), pid: None }, cgroup.as_ref()).verdict(&integration)
+    }
+
+    #[test]
+    fn a_rule_about_units_or_cgroups_gives_only_what_is_certain_and_withholds_what_may_be() {
+        let rights = |own, service| Rights { app_secret: false, own, service };
+        let about = |units: &[&str], cgroups: &[&str], users: &[&str], rights| Rule {
+            cgroups: cgroups.iter().map(|text| CgroupPattern::parse(text).unwrap()).collect(),
+            rights,
+            units: units.iter().map(|text| UnitPattern::parse(text).unwrap()).collect(),
+            ..rule(users, &[])
+        };
+        let rules = vec![
+            about(&["shut-*.service"], &[], &[], rights(false, false)),
+            about(&["job-*.service"], &["/ci.slice"], &["1"], rights(false, true)),
+            about(&[], &["/system.slice/job-2.service"], &[], rights(true, true)),
+            about(&[], &[], &[], rights(true, false)),
+        ];
+        let access = Access::new(rules, FakeAccounts::default()).unwrap();
+        assert_eq!(access.about_cgroups(), [1, 2, 3]);
+        let decided = |uid, path| {
+            let Verdict { rights, rule, .. } = verdict(&access, uid, 1, &[], path);
+            (rights.own, rights.service, rule)
+        };
+        assert_eq!(decided(1, Some("/ci.slice/job-1.service/sub")), (false, true, Some(2)));
+        // Both must match.
+        assert_eq!(decided(1, Some("/system.slice/job-1.service")), (true, false, Some(4)));
+        assert_eq!(decided(2, Some("/ci.slice/job-1.service")), (true, false, Some(4)));
+        assert_eq!(decided(2, Some("/system.slice/job-2.service/x")), (true, true, Some(3)));
+        assert_eq!(decided(1, Some("/system.slice/shut-1.service")), (false, false, Some(1)));
+        // One that is not known may be the one that is shut out.
+        assert_eq!(decided(2, None), (false, false, Some(1)));
+        let access = Access::new(vec![about(&["job-*.service"], &[], &["1"], rights(false, true))], FakeAccounts::default()).unwrap();
+        assert_eq!(verdict(&access, 1, 1, &[], None).rights, Rights::NONE);
+        let peer = |uid| Peer { uid, gid: 1, groups: Vec::new(), pid: None };
+        assert!(access.asks_for_cgroup_of(&peer(1)) && !access.asks_for_cgroup_of(&peer(2)));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, peer, sign_in};
+use super::cgroup::{Cgroup, Cgroups, Looked, Unknown};
+use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, Units, grant, peer, sign_in};
 use crate::broker::{Caller, Outcome, Presentation};
 use crate::denial::{Denial, Event};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
@@ -76,7 +77,7 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
                 }
             }
         }
-        let answer = match timeout(agent.config.request_timeout, answer(&request, client, &agent)).await {
+        let answer = match timeout(agent.config.request_timeout, answer(&request, &stream, client, &agent)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
@@ -164,7 +165,7 @@ async fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, O
 
 impl Client {
     /// A refusal of this client's.
-    fn denial<'a>(&self, event: Event, message: &'a str) -> Denial<'a> {
+    pub(super) fn denial<'a>(&self, event: Event, message: &'a str) -> Denial<'a> {
         Denial { uid: Some(self.peer.uid), pid: self.peer.pid, ..Denial::new(event, message) }
     }
 
@@ -196,26 +197,65 @@ struct Answer<'a> {
     _place: Option<SemaphorePermit<'a>>,
 }
 
-/// The one who asks, with the rules that are about them.
-fn caller(client: &Client, agent: &Agent) -> Caller {
-    let peer = &client.peer;
-    Caller { denials: Arc::clone(&agent.denials), ..Caller::new(agent.access.about(peer), peer.uid, peer.pid) }
+/// The one who asks, with the rules that are about them, and what their unit was given. The unit is looked up only where that matters.
+async fn caller(stream: &UnixStream, client: &Client, agent: &Agent) -> Caller {
+    let Client { peer, .. } = client;
+    let Units { cgroups, grants } = &agent.units;
+    let of = |rules| Caller { denials: Arc::clone(&agent.denials), ..Caller::new(rules, peer.uid, peer.pid) };
+    let has_grants = grants.are_there();
+    if !has_grants && !agent.access.asks_for_cgroup_of(peer) {
+        return of(agent.access.about(peer, None));
+    }
+    match find_cgroup(stream, client, cgroups).await {
+        Ok(cgroup) => {
+            let granted = if has_grants { grants.of(&cgroup) } else { Vec::new() };
+            let rules = agent.access.about(peer, Some(&cgroup)).with_granted(granted);
+            Caller { unit: cgroup.unit().map(Arc::from), ..of(rules) }
+        }
+        Err(problem) => Caller { unit_problem: Some(problem.to_string().into()), ..of(agent.access.about(peer, None)) },
+    }
+}
+
+/// In which cgroup the process is that connected, and that alone has written here.
+async fn find_cgroup(stream: &UnixStream, client: &Client, cgroups: &Arc<Cgroups>) -> Result<Arc<Cgroup>, Unknown> {
+    if client.has_other_writers.load(Ordering::Relaxed) {
+        return Err(Unknown::OtherWriter);
+    }
+    let process = match cgroups.of_peer(stream) {
+        Ok(cgroup) => return Ok(cgroup),
+        Err(Looked::Unknown(problem)) => return Err(problem),
+        Err(Looked::Elsewhere(process)) => process,
+    };
+    let cgroups = Arc::clone(cgroups);
+    let found = tokio::task::spawn_blocking(move || cgroups.search(&process)).await;
+    found.unwrap_or(Err(Unknown::System(io::ErrorKind::Other)))
 }
 
 /// The answer to one request.
-async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
+async fn answer<'a>(request: &frame::Request, stream: &UnixStream, client: &Client, agent: &'a Arc<Agent>) -> Answer<'a> {
     let operation = match &request.verb {
         Verb::Git(operation) => *operation,
-        Verb::Other(name) if name == "explain" => return explain(request.body.expose_secret(), client, agent).await,
+        Verb::Other(name) if name == "explain" => return explain(request.body.expose_secret(), stream, client, agent).await,
         Verb::Other(name) if name == "trust" => return trust(request.body.expose_secret(), client, agent).await,
-        Verb::Other(name) if name == "oauth-app" => return oauth_app(request.body.expose_secret(), client, agent).await,
-        Verb::Other(name) => {
-            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller(client, agent), agent).await {
+        Verb::Other(name) if name == "oauth-app" => return oauth_app(request.body.expose_secret(), stream, client, agent).await,
+        Verb::Other(name) if grant::VERBS.contains(&name.as_str()) => {
+            return match grant::answer(name, request.body.expose_secret(), client, agent).await {
+                Ok(mut document) => {
+                    document.push(b'\n');
+                    end(document)
+                }
+                Err(reason) => refusal(&reason),
+            };
+        }
+        Verb::Other(name) if sign_in::VERBS.contains(&name.as_str()) => {
+            let caller = caller(stream, client, agent).await;
+            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller, agent).await {
                 document.push(b'\n');
                 return end(document);
             }
             return other_verb(name, client, agent).await;
         }
+        Verb::Other(name) => return other_verb(name, client, agent).await,
     };
     let request = match CredentialRequest::parse(request.body.expose_secret()) {
         Ok(request) => request,
@@ -223,7 +263,7 @@ async fn answer<'a>(request: &frame::Request, client: &Client, agent: &'a Arc<Ag
             return malformed(&error, client, agent);
         }
     };
-    match agent.broker.answer(operation, &request, caller(client, agent)).await {
+    match agent.broker.answer(operation, &request, caller(stream, client, agent).await).await {
         Outcome::Silence => end(Vec::new()),
         Outcome::Refusal { message: text, quit } => message(&text, quit),
         Outcome::Pat { username, token } => {
@@ -290,10 +330,10 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
 }
 
 /// Says what a `get` with the same text would be answered with, and why.
-async fn explain(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
+async fn explain(body: &[u8], stream: &UnixStream, client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
     match CredentialRequest::parse(body) {
         Ok(request) => {
-            let explanation = agent.broker.explain(&request, &caller(client, agent)).await;
+            let explanation = agent.broker.explain(&request, &caller(stream, client, agent).await).await;
             let mut document = serde_json::to_vec(&explanation).unwrap_or_default();
             document.push(b'\n');
             end(document)
@@ -326,12 +366,12 @@ async fn trust(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'stat
 
 /// Gives the app for the line `url=URL` to whom the rules give it to. The document is as large as it gets from the start: growing would
 /// leave copies.
-async fn oauth_app(body: &[u8], client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
+async fn oauth_app(body: &[u8], stream: &UnixStream, client: &Client, agent: &Arc<Agent>) -> Answer<'static> {
     let Some(url) = sign_in::field(body, "url") else {
         return malformed(&"the request does not say which URL it is about", client, agent);
     };
     let within = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
-    let answer = agent.broker.oauth_app(&caller(client, agent), url, within).await;
+    let answer = agent.broker.oauth_app(&caller(stream, client, agent).await, url, within).await;
     let mut text = oauth_app::document(&answer);
     frame::write_end(&mut text);
     Answer { text, last: false, _place: None }

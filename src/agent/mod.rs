@@ -1,14 +1,17 @@
 //! The daemon: a Unix socket around the broker, with limits on everything a client can do to it.
 
 pub mod access;
+pub mod cgroup;
 pub mod limits;
 pub mod peer;
 pub mod probe;
 pub mod rate;
 pub mod reload;
 pub mod socket;
+pub mod unit_grants;
 
 mod connection;
+mod grant;
 mod sign_in;
 
 use std::future::Future;
@@ -23,15 +26,18 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, KeptList};
+use crate::clock::SystemClock;
 use crate::denial::{Denial, Denials, Event};
 use crate::status::{self, Status};
 use access::Access;
+use cgroup::Cgroups;
 use limits::{Connections, Limits};
 use peer::{Admission, Peer};
 use rate::{Rate, Rates};
 use reload::Reloads;
 use socket::BoundSocket;
+use unit_grants::UnitGrants;
 
 /// How long accepting pauses after the system refused a connection, for want of descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -86,6 +92,14 @@ pub struct Agent {
     started: Instant,
     /// Places for those who are being told the status: it can be megabytes long.
     status_places: Arc<Semaphore>,
+    units: Units,
+}
+
+/// What is known of callers' units.
+#[derive(Debug, Clone)]
+struct Units {
+    cgroups: Arc<Cgroups>,
+    grants: Arc<UnitGrants>,
 }
 
 /// Says what is wrong with something that the agent knows nothing of.
@@ -130,6 +144,7 @@ impl Agent {
             socket_problem: Arc::default(),
             started: Instant::now(),
             status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
+            units: Units::new(None),
         }
     }
 
@@ -137,6 +152,12 @@ impl Agent {
     #[must_use]
     pub fn with_problems(self, source: ProblemSource) -> Self {
         Self { problems: Some(source), ..self }
+    }
+
+    /// The same with grants to units that outlive the process, where there is a place for them. To be called before it is in force.
+    #[must_use]
+    pub fn with_kept_grants(self, kept: Option<KeptList>) -> Self {
+        Self { units: Units::new(kept), ..self }
     }
 
     /// The same daemon by other settings: its connections and its time count on.
@@ -155,6 +176,7 @@ impl Agent {
             socket_problem: Arc::clone(&self.socket_problem),
             started: self.started,
             status_places: Arc::clone(&self.status_places),
+            units: self.units.clone(),
         }
     }
 
@@ -182,6 +204,12 @@ impl Agent {
         self.config.shutdown_grace_period
     }
 
+    /// What is to be done every now and then.
+    fn tidy(&self) {
+        self.denials.flush();
+        self.units.grants.prune();
+    }
+
     fn note_socket(&self, problem: Option<String>) {
         *self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
@@ -193,6 +221,7 @@ impl Agent {
         report.degraded.extend(self.reloads.problems());
         report.degraded.extend(self.problems.as_ref().and_then(|problem| problem()));
         report.degraded.extend(self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        report.degraded.extend(self.unit_problem());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -203,8 +232,24 @@ impl Agent {
             store: report.store,
             memory: self.memory.clone(),
             connections: self.connections.count(),
+            unit_grants: if only.is_none() { self.units.grants.list() } else { Vec::new() },
             degraded: report.degraded,
         }
+    }
+
+    /// Why the rules about units are about nobody, where that is so.
+    fn unit_problem(&self) -> Option<String> {
+        let rules = self.access.about_cgroups();
+        let numbers = rules.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let problem = if rules.is_empty() { None } else { self.units.cgroups.problem() };
+        problem.map(|problem| format!("the access rules {numbers} are about units or cgroups, and give nobody anything here: {problem}"))
+    }
+}
+
+impl Units {
+    fn new(kept: Option<KeptList>) -> Self {
+        let cgroups = Arc::new(Cgroups::new());
+        Self { grants: Arc::new(UnitGrants::new(Arc::clone(&cgroups), Arc::new(SystemClock), kept)), cgroups }
     }
 }
 
@@ -237,7 +282,7 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = look_after_socket.tick() => match { agents.get().denials.flush(); socket.restore() } {
+            _ = look_after_socket.tick() => match { agents.get().tidy(); socket.restore() } {
                 Ok(false) => {
                     if !restorable {
                         info!("the socket's file is back");

@@ -9,6 +9,9 @@ use crate::broker::{Caller, LoginMode};
 use crate::denial::{Denial, Event};
 use crate::login::Refused;
 
+/// The verbs that are answered here.
+pub(super) const VERBS: [&str; 6] = ["login", "login-wait", "login-finish", "login-cancel", "logout", "accounts"];
+
 /// The document that answers a verb; `None` for a verb that is none of these. What does not say all that it has to is refused, with a
 /// line in the log.
 pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Option<Vec<u8>> {

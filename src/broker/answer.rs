@@ -157,8 +157,8 @@ impl Broker {
         self.handed_out.note(tag);
         let fingerprint = tag.map(fingerprint::shown);
         info!(
-            target: "audit", event = "token_given", uid = caller.uid, pid = caller.pid, host = %location, integration = %integration.id, grant, token = fingerprint,
-            "answered"
+            target: "audit", event = "token_given", uid = caller.uid, pid = caller.pid, unit = caller.unit.as_deref(), host = %location,
+            integration = %integration.id, grant, token = fingerprint, "answered"
         );
         // One that came just now has no successor that would fare better.
         let can_heal = !is_final && request.has_capability("state") && token.was_there(begun);

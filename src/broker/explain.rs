@@ -269,9 +269,15 @@ impl Asked<'_> {
                 Some("scm-agent git setup".to_owned()),
             ),
             Reason::Denied { right, rule } => (
-                match rule {
-                    Some(rule) => format!("access rule {rule} withholds {} from you", name(*right)),
-                    None => format!("no access rule gives you {}", name(*right)),
+                {
+                    let denied = match rule {
+                        Some(rule) => format!("access rule {rule} withholds {} from you", name(*right)),
+                        None => format!("no access rule gives you {}", name(*right)),
+                    };
+                    match &self.caller.unit_problem {
+                        Some(problem) => format!("{denied}, and what rules and grants give to units counts for nobody here: {problem}"),
+                        None => denied,
+                    }
                 },
                 Some("ask the operator of this machine for a rule; to see those there are: scm-agent config show".to_owned()),
             ),
@@ -355,11 +361,18 @@ fn identity(kind: &str, account: Option<String>, request: &CredentialRequest, pr
 }
 
 fn access(caller: &Caller, integration: &ScmIntegration) -> Access {
-    let Verdict { rights, rule } = caller.rules.verdict(integration);
+    let Verdict { grant, rights, rule } = caller.rules.verdict(integration);
     let Rights { app_secret, own, service } = rights;
     let allow = [(service, Right::Service), (own, Right::Own), (app_secret, Right::AppSecret)];
     let allow = allow.into_iter().filter(|(has, _)| *has).map(|(_, right)| word(right).to_owned()).collect();
-    Access { rules: caller.rules.are_there(), rule, allow }
+    Access {
+        rules: caller.rules.are_there(),
+        rule,
+        allow,
+        grant: grant.as_deref().map(str::to_owned),
+        unit: caller.unit.as_deref().map(str::to_owned),
+        unit_problem: caller.unit_problem.as_deref().map(str::to_owned),
+    }
 }
 
 /// A right as `allow` in the configuration spells it.

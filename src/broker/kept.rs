@@ -49,7 +49,7 @@ pub struct KeptList {
     disk: Disk,
     file: Result<SealedFile, String>,
     /// Keys that are in use by a save stay in use for it while others take their place.
-    keys: Mutex<Arc<StateKeys>>,
+    keys: Arc<Mutex<Arc<StateKeys>>>,
 }
 
 impl KeptList {
@@ -59,14 +59,20 @@ impl KeptList {
         Self {
             disk: Disk::new(DISK_TIMEOUT),
             file: Ok(directory.file(FILE)),
-            keys: Mutex::new(Arc::new(StateKeys::new(ring.state_keys()))),
+            keys: Arc::new(Mutex::new(Arc::new(StateKeys::new(ring.state_keys())))),
         }
     }
 
     /// Keeps nothing, because the state directory is not usable. Why, is said whenever something is or should be kept.
     #[must_use]
     pub fn unusable(problem: String) -> Self {
-        Self { disk: Disk::new(DISK_TIMEOUT), file: Err(problem), keys: Mutex::new(Arc::new(StateKeys::new(Vec::new()))) }
+        Self { disk: Disk::new(DISK_TIMEOUT), file: Err(problem), keys: Arc::new(Mutex::new(Arc::new(StateKeys::new(Vec::new())))) }
+    }
+
+    /// Keeps something else in another file of the directory, sealed with the keys of this one, also of later ones.
+    #[must_use]
+    pub fn beside(&self, directory: &StateDir, name: &'static str) -> Self {
+        Self { disk: Disk::new(DISK_TIMEOUT), file: Ok(directory.file(name)), keys: Arc::clone(&self.keys) }
     }
 
     /// Seals with these keys from now on.

@@ -32,7 +32,7 @@ use crate::denial::{Denial, Denials, Event};
 use crate::git::CredentialRequest;
 use crate::http;
 use crate::integration::ScmIntegration;
-use crate::integration::location::Location;
+use crate::integration::location::{HostPattern, Location};
 use crate::integration::registry::IntegrationRegistry;
 use crate::integration::source::RegisteredKeySource;
 use crate::integration::sync::{Answer, Asker, Published, SyncHandle, TrustError};
@@ -53,7 +53,7 @@ pub use presentation::Presentation;
 pub use report::Report;
 use report::describe_sync;
 use revocation::Revocations;
-pub use rights::{CallerRules, HostRule, Right, Rights, Verdict};
+pub use rights::{CallerRules, Granted, HostRule, Listed, Right, Rights, Verdict};
 pub use rotation::LoadedKeys;
 use rotation::Rotation;
 use secrets::SecretLedger;
@@ -324,6 +324,13 @@ impl Broker {
     /// Waits for the first list, kept or new.
     pub async fn first_list(&self) {
         let _ = self.sync.first_list().await;
+    }
+
+    /// Whether the list has an integration that lies wholly within a place.
+    #[must_use]
+    pub fn has_within(&self, place: &HostPattern) -> bool {
+        let within = |integration: &Arc<ScmIntegration>| HostPattern::parse(integration).is_ok_and(|pattern| place.covers(&pattern));
+        self.sync.registry().integrations().iter().any(within)
     }
 
     /// Follows the list and how fresh it is.

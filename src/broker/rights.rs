@@ -47,6 +47,10 @@ impl Rights {
         }
     }
 
+    fn or(self, other: Self) -> Self {
+        Self { app_secret: self.app_secret || other.app_secret, own: self.own || other.own, service: self.service || other.service }
+    }
+
     fn and(self, other: Self) -> Self {
         Self { app_secret: self.app_secret && other.app_secret, own: self.own && other.own, service: self.service && other.service }
     }
@@ -74,13 +78,38 @@ impl HostRule {
     }
 }
 
-/// The rules that are about one caller, in their order; by default there are no rules for anybody.
+/// A rule that is, or may be, about a caller.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Whether it is. One that only may be gives nothing, but what it withholds is withheld.
+    pub is_certain: bool,
+    /// The rule.
+    pub rule: Arc<HostRule>,
+}
+
+/// What somebody was given for a while, beyond the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// The place: integrations that lie wholly within it.
+    pub host: HostPattern,
+    /// By what it is known.
+    pub id: Arc<str>,
+    /// What was given.
+    pub rights: Rights,
+}
+
+/// The rules that are about one caller, in their order, and what it was given beyond them; by default there are no rules for anybody.
 #[derive(Debug, Clone, Default)]
-pub struct CallerRules(Option<Vec<Arc<HostRule>>>);
+pub struct CallerRules {
+    granted: Vec<Granted>,
+    rules: Option<Vec<Listed>>,
+}
 
 /// What the rules say of a caller and an integration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
+    /// The grant that gives what the rules do not.
+    pub grant: Option<Arc<str>>,
     /// What the caller may have.
     pub rights: Rights,
     /// The number of the rule that says so; `None` where no rule is about the two.
@@ -90,39 +119,60 @@ pub struct Verdict {
 impl CallerRules {
     /// The rules of an operator who has written some.
     #[must_use]
-    pub fn listed(rules: Vec<Arc<HostRule>>) -> Self {
-        Self(Some(rules))
+    pub fn listed(rules: Vec<Listed>) -> Self {
+        Self { granted: Vec::new(), rules: Some(rules) }
+    }
+
+    /// The same, with what the caller was given.
+    #[must_use]
+    pub fn with_granted(self, granted: Vec<Granted>) -> Self {
+        Self { granted, ..self }
     }
 
     /// Whether the operator has written any rules.
     #[must_use]
     pub fn are_there(&self) -> bool {
-        self.0.is_some()
+        self.rules.is_some()
     }
 
     /// Says what the caller may have of an integration: what the first rule gives that is about all of it.
     ///
     /// A token is good for everything that its integration covers, whatever path git asks with. So a rule about a part of that
-    /// gives nothing, but what it withholds is withheld.
+    /// gives nothing, but what it withholds is withheld. What was granted comes on top of that.
     #[must_use]
     pub fn verdict(&self, integration: &ScmIntegration) -> Verdict {
-        let Some(rules) = &self.0 else { return Verdict { rights: Rights::WITHOUT_RULES, rule: None } };
-        let nothing = Verdict { rights: Rights::NONE, rule: None };
-        let Ok(place) = HostPattern::parse(integration) else { return nothing };
-        let (mut most, mut withholding) = (Rights::ALL, None);
-        for rule in rules {
-            if rule.covers(&place) {
-                let rights = rule.rights.and(most);
-                let number = if rights == rule.rights { None } else { withholding };
-                return Verdict { rights, rule: number.or(Some(rule.number)) };
-            }
-            if rule.is_within(&place) {
-                withholding = withholding.or(Some(rule.number).filter(|_| most.and(rule.rights) != most));
-                most = most.and(rule.rights);
+        let place = HostPattern::parse(integration).ok();
+        let (by_rules, rule) = match (&self.rules, &place) {
+            (None, _) => (Rights::WITHOUT_RULES, None),
+            (Some(_), None) => (Rights::NONE, None),
+            (Some(rules), Some(place)) => by_rules(rules, place),
+        };
+        let mut verdict = Verdict { grant: None, rights: by_rules, rule };
+        for granted in self.granted.iter().filter(|granted| place.as_ref().is_some_and(|place| granted.host.covers(place))) {
+            let rights = verdict.rights.or(granted.rights);
+            if rights != verdict.rights {
+                verdict = Verdict { grant: verdict.grant.or_else(|| Some(Arc::clone(&granted.id))), rights, ..verdict };
             }
         }
-        nothing
+        verdict
     }
+}
+
+/// What the first rule gives that is about all of a place, and its number.
+fn by_rules(rules: &[Listed], place: &HostPattern) -> (Rights, Option<usize>) {
+    let (mut most, mut withholding) = (Rights::ALL, None);
+    for Listed { is_certain, rule } in rules {
+        if *is_certain && rule.covers(place) {
+            let rights = rule.rights.and(most);
+            let number = if rights == rule.rights { None } else { withholding };
+            return (rights, number.or(Some(rule.number)));
+        }
+        if rule.covers(place) || rule.is_within(place) {
+            withholding = withholding.or(Some(rule.number).filter(|_| most.and(rule.rights) != most));
+            most = most.and(rule.rights);
+        }
+    }
+    (Rights::NONE, None)
 }
 
 impl Caller {
@@ -136,7 +186,7 @@ impl Caller {
     /// Whether the caller may have something of an integration. A refusal is written to the audit log with what was tried.
     #[must_use]
     pub fn may(&self, right: Right, integration: &ScmIntegration, location: &Location, operation: &'static str) -> bool {
-        let Verdict { rights, rule } = self.rules.verdict(integration);
+        let Verdict { rights, rule, .. } = self.rules.verdict(integration);
         let may = rights.has(right);
         if !may {
             self.log_denied(rule, integration, location, operation);
@@ -180,19 +230,19 @@ mod tests {
     fn rules(rules: &[(&[&str], Rights)]) -> CallerRules {
         let rule = |(index, (hosts, rights)): (usize, &(&[&str], Rights))| {
             let hosts = hosts.iter().map(|host| HostPattern::of_host(host).unwrap()).collect();
-            Arc::new(HostRule { hosts, number: index + 1, rights: *rights })
+            Listed { is_certain: true, rule: Arc::new(HostRule { hosts, number: index + 1, rights: *rights }) }
         };
         CallerRules::listed(rules.iter().enumerate().map(rule).collect())
     }
 
     fn verdict(given: &[(&[&str], Rights)], host: &str) -> (Rights, Option<usize>) {
-        let Verdict { rights, rule } = rules(given).verdict(&integration(host));
+        let Verdict { rights, rule, .. } = rules(given).verdict(&integration(host));
         (rights, rule)
     }
 
     #[test]
     fn without_rules_everyone_has_service_tokens_and_their_own_but_never_the_secret() {
-        let Verdict { rights, rule } = CallerRules::default().verdict(&integration("a.example"));
+        let Verdict { rights, rule, .. } = CallerRules::default().verdict(&integration("a.example"));
         assert_eq!((rights, rule), (Rights { app_secret: false, own: true, service: true }, None));
     }
 
@@ -218,6 +268,46 @@ mod tests {
         assert_eq!(verdict(&given, "git.example/Acme"), (Rights::NONE, None));
         assert_eq!(verdict(&given, "dev.azure.com/aCME"), (OWN, Some(2)));
         assert_eq!(verdict(&given, "acme.visualstudio.com"), (OWN, Some(2)));
+    }
+
+    #[test]
+    fn what_was_granted_comes_on_top_of_the_rules_for_its_place_alone() {
+        let granted = |host: &str, rights| Granted { host: HostPattern::of_host(host).unwrap(), id: format!("of {host}").into(), rights };
+        let given: [(&[&str], Rights); 2] = [(&["a.example"], Rights::NONE), (&["b.example"], OWN)];
+        let all = vec![
+            granted("a.example/team", SERVICE),
+            granted("b.example", OWN),
+            granted("b.example/x", SERVICE),
+            granted("d.example", SERVICE),
+        ];
+        let rules = rules(&given).with_granted(all.clone());
+        let verdict = |host: &str| {
+            let Verdict { grant, rights, rule } = rules.verdict(&integration(host));
+            (grant.as_deref().map(str::to_owned), rights, rule)
+        };
+        assert_eq!(verdict("a.example/team/sub"), (Some("of a.example/team".to_owned()), SERVICE, Some(1)));
+        assert_eq!(verdict("a.example"), (None, Rights::NONE, Some(1)));
+        assert_eq!(verdict("a.example/team-evil"), (None, Rights::NONE, Some(1)));
+        // What the rules give is not by a grant.
+        assert_eq!(verdict("b.example"), (None, OWN, Some(2)));
+        assert_eq!(verdict("b.example/x").1, Rights { service: true, ..OWN });
+        assert_eq!(verdict("d.example"), (Some("of d.example".to_owned()), SERVICE, None));
+        let without = CallerRules::default().with_granted(all).verdict(&integration("d.example"));
+        assert_eq!((without.grant, without.rights), (None, Rights::WITHOUT_RULES));
+    }
+
+    #[test]
+    fn a_rule_that_may_be_about_the_caller_gives_nothing_but_withholds() {
+        let listed = |is_certain, hosts: &[&str], number, rights| {
+            let hosts = hosts.iter().map(|host| HostPattern::of_host(host).unwrap()).collect();
+            Listed { is_certain, rule: Arc::new(HostRule { hosts, number, rights }) }
+        };
+        let rules = CallerRules::listed(vec![listed(false, &["a.example"], 1, OWN), listed(true, &[], 2, Rights::WITHOUT_RULES)]);
+        let verdict = |host: &str| (rules.verdict(&integration(host)).rights, rules.verdict(&integration(host)).rule);
+        assert_eq!(verdict("a.example"), (OWN, Some(1)));
+        assert_eq!(verdict("b.example"), (Rights::WITHOUT_RULES, Some(2)));
+        let alone = CallerRules::listed(vec![listed(false, &[], 1, Rights::ALL)]);
+        assert_eq!(alone.verdict(&integration("a.example")).rights, Rights::NONE);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod git;
+pub mod grant;
 pub mod login;
 pub mod logout;
 pub mod man;
@@ -76,6 +77,8 @@ enum Command {
     /// Says who would answer git for a URL, and why or why not; nothing is sent, and the exit code is 0 if git would get a credential
     Explain(explain::Args),
     Git(git::Args),
+    /// Gives a systemd unit a host for as long as it runs, beyond the access rules; for root and the agent's own user
+    Grant(grant::Args),
     /// Signs you in to a host, so that git gets tokens of your own there
     Login(login::Args),
     /// Signs you out of a host, and forgets your personal access tokens there
@@ -115,6 +118,7 @@ pub fn run(cli: Cli, io: &mut Io<'_>) -> Result<(), Error> {
         Command::Doctor(args) => doctor::run(&args, explicit, &environment, io),
         Command::Explain(args) => explain::run(&args, socket, io),
         Command::Git(args) => git::run(&args, socket, io),
+        Command::Grant(args) => grant::run(&args, &socket()?, io),
         Command::Login(args) => login::run(&args, socket, io),
         Command::Logout(args) => logout::run(&args, socket, io),
         Command::Man(args) => man::run(&args, io),

@@ -17,7 +17,7 @@ use crate::agent::limits::Limits;
 use crate::agent::rate::Rate;
 use crate::agent::reload::Reloads;
 use crate::agent::socket::BoundSocket;
-use crate::agent::{self, Agent, Ending, InForce};
+use crate::agent::{self, Agent, Ending, InForce, unit_grants};
 use crate::api::{self, ControlPlane, IntegrationFile, Replaceable, TokenSource};
 use crate::broker::{Broker, KeptList, Opened, Parts};
 use crate::clock::{Clock, SystemClock};
@@ -98,6 +98,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         Opened { directory: Some(directory), .. } => KeptList::new(directory, &keys),
         Opened { problem, .. } => KeptList::unusable(problem.clone().unwrap_or_default()),
     });
+    let kept_unit_grants = state.directory.as_ref().map(|directory| kept.beside(directory, unit_grants::FILE));
     let (store, store_problem) = grant_store(config.store.kind, &state, &keys);
     for key in keys.descriptions() {
         info!(target: "audit", event = "key_loaded", algorithm = %key.algorithm, fingerprint = %key.fingerprint, "key loaded");
@@ -134,7 +135,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         let (reloads, asked) = Reloads::new();
         let reloads = Arc::new(reloads);
         let agent = Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads));
-        let agents = Arc::new(InForce::new(agent.with_problems(Arc::new(logs.problems()))));
+        let agent = agent.with_kept_grants(kept_unit_grants).with_problems(Arc::new(logs.problems()));
+        let agents = Arc::new(InForce::new(agent));
         let reloader = Reloader {
             agents: Arc::clone(&agents),
             allow_development_key: args.allow_development_key,

@@ -72,6 +72,9 @@ fn table(status: &Status, now: SystemTime) -> String {
     };
     line("memory", &memory);
     line("connections", &status.connections.to_string());
+    if !status.unit_grants.is_empty() {
+        line("unit grants", &format!("{}; see them: scm-agent grant --list", status.unit_grants.len()));
+    }
     let mut rows = vec![["HOST", "SCM", "GRANT", "SECRET", "INTEGRATION", "TOKEN"].map(str::to_owned)];
     for integration in &status.integrations {
         let secret = match integration.secret {

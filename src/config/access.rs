@@ -4,17 +4,22 @@ use super::keys::ACCESS;
 use super::layer::{Entry, ListedTable};
 use super::reader::{Reader, quoted_list, texts};
 use super::{Cause, Origin, Problem};
+use crate::agent::cgroup::{CgroupPattern, UnitPattern};
 use crate::integration::location::HostPattern;
 
-/// One rule. It matches when users, groups and hosts each do.
+/// One rule. It matches when users, groups, units, cgroups and hosts each do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// What those whom it matches may have; nothing where it is empty.
     pub allow: Vec<Permission>,
+    /// The cgroups, of which the caller must be in one; any where it is empty.
+    pub cgroups: Vec<CgroupPattern>,
     /// The groups, of which one must be the caller's; any where it is empty.
     pub groups: AccountList,
     /// What an integration must lie within; anything where it is empty.
     pub hosts: Vec<HostPattern>,
+    /// The systemd units, of which the caller must be in one; any where it is empty.
+    pub units: Vec<UnitPattern>,
     /// The users; any where it is empty.
     pub users: AccountList,
 }
@@ -56,12 +61,14 @@ pub(super) fn rules(reader: &mut Reader, tables: Vec<ListedTable>) -> Vec<Access
         let mut section = reader.listed(index, table);
         let users = AccountList { key: users_key, names: section.read("users", accounts).unwrap_or_default() };
         let groups = AccountList { key: groups_key, names: section.read("groups", accounts).unwrap_or_default() };
+        let units = section.read("units", |entry| patterns(entry, UnitPattern::parse, Cause::Units)).unwrap_or_default();
+        let cgroups = section.read("cgroups", |entry| patterns(entry, CgroupPattern::parse, Cause::Cgroups)).unwrap_or_default();
         let hosts = section.read("hosts", hosts).unwrap_or_default();
         let allow = section.read("allow", permissions).unwrap_or_default();
         if !has_allow {
             reader.problems.push(Problem::new(&table_origin, allow_key, Cause::MissingInTable { section: ACCESS }));
         }
-        rules.push(Access { allow, groups, hosts, users });
+        rules.push(Access { allow, cgroups, groups, hosts, units, users });
     }
     rules
 }
@@ -85,6 +92,14 @@ fn hosts(entry: &Entry) -> Result<(Vec<HostPattern>, String), Cause> {
     let hosts = written.iter().map(pattern).collect::<Option<Vec<_>>>().ok_or(Cause::Hosts)?;
     once(&hosts)?;
     Ok((hosts, quoted_list(&written)))
+}
+
+/// Units or cgroups.
+fn patterns<T: PartialEq>(entry: &Entry, parse: impl Fn(&str) -> Option<T>, cause: Cause) -> Result<(Vec<T>, String), Cause> {
+    let written = texts(entry)?;
+    let patterns = written.iter().map(|text| parse(text)).collect::<Option<Vec<_>>>().ok_or(cause)?;
+    once(&patterns)?;
+    Ok((patterns, quoted_list(&written)))
 }
 
 fn permissions(entry: &Entry) -> Result<(Vec<Permission>, String), Cause> {

@@ -131,6 +131,9 @@ pub enum Cause {
     /// A path that a shell would have to read.
     #[error("begins with ~, which is not expanded; write the whole path")]
     Home,
+    /// No paths of cgroups.
+    #[error("must hold paths of cgroups such as /system.slice/job-1.service, without a slash at the end")]
+    Cgroups,
     /// No SCM hosts.
     #[error("must hold hosts such as gitlab.example.com or dev.azure.com/acme, without https:// and without *")]
     Hosts,
@@ -188,6 +191,9 @@ pub enum Cause {
         /// The section.
         section: &'static str,
     },
+    /// No systemd units.
+    #[error("must hold names of units such as job-*.service, that end with .service, .scope or .slice")]
+    Units,
     /// No user or group.
     #[error("holds a number that no user or group can have")]
     NotAnAccount,

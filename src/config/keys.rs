@@ -39,7 +39,7 @@ pub const KEYS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("store", &["kind"]),
-    (ACCESS, &["users", "groups", "hosts", "allow"]),
+    (ACCESS, &["users", "groups", "units", "cgroups", "hosts", "allow"]),
     (
         PROVIDER,
         &[

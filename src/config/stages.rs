@@ -19,6 +19,8 @@ impl Config {
         let rule = |rule: &super::Access| access::Rule {
             users: names(&rule.users),
             groups: names(&rule.groups),
+            units: rule.units.clone(),
+            cgroups: rule.cgroups.clone(),
             hosts: rule.hosts.clone(),
             rights: Rights {
                 app_secret: rule.allow.contains(&Permission::AppSecret),

@@ -151,7 +151,7 @@ impl Broker {
             for subject in self.subjects(caller.uid, &integration) {
                 // Who may not have the app's token may not have it forgotten either.
                 if matches!(subject, Subject::Service(_)) {
-                    let Verdict { rights, rule } = caller.rules.verdict(&integration);
+                    let Verdict { rights, rule, .. } = caller.rules.verdict(&integration);
                     if !rights.has(Right::Service) && !erased && !is_denied {
                         // One request is one line, whatever it could be about.
                         is_denied = true;

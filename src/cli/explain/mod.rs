@@ -211,11 +211,18 @@ fn about_integration(integration: &Integration) -> String {
 
 fn about_access(access: &Access) -> String {
     let allow = if access.allow.is_empty() { "nothing".to_owned() } else { access.allow.join(", ") };
-    match (access.rules, access.rule) {
-        (false, _) => format!("no rules; everyone who may ask has {allow}"),
-        (true, Some(rule)) => format!("rule {rule} gives {allow}"),
-        (true, None) => "no rule is about you and that integration; that gives nothing".to_owned(),
-    }
+    let unit = match (&access.unit, &access.unit_problem) {
+        (Some(unit), _) => format!(" (you are in {unit})"),
+        (None, Some(problem)) => format!(" (your unit is not known: {problem})"),
+        (None, None) => String::new(),
+    };
+    let said = match (access.rules, access.rule, &access.grant) {
+        (_, _, Some(grant)) => format!("with grant {grant} to your unit you have {allow}"),
+        (false, _, None) => format!("no rules; everyone who may ask has {allow}"),
+        (true, Some(rule), None) => format!("rule {rule} gives {allow}"),
+        (true, None, None) => "no rule is about you and that integration; that gives nothing".to_owned(),
+    };
+    format!("{said}{unit}")
 }
 
 fn about_identity(identity: &Identity) -> String {
@@ -300,7 +307,7 @@ mod tests {
                 host: Some("h.example:8443".to_owned()),
                 reason: "is on port 8443".to_owned(),
             }],
-            access: Some(Access { rules: true, rule: Some(2), allow: vec!["service".to_owned(), "own".to_owned()] }),
+            access: Some(Access { rules: true, rule: Some(2), allow: vec!["service".to_owned(), "own".to_owned()], ..Access::default() }),
             identity: Some(Identity {
                 kind: "own".to_owned(),
                 account: Some("mona".to_owned()),
@@ -310,6 +317,23 @@ mod tests {
             token: Some(Token { state: TokenState::Held, expires_at: Some(4_600), last_error: None, retry_in_seconds: None }),
             ..Explanation::of(answer)
         }
+    }
+
+    #[test]
+    fn what_the_rules_give_is_said_with_the_grant_and_the_unit_that_count() {
+        let access = |rule, grant: Option<&str>, unit: Option<&str>, problem: Option<&str>| Access {
+            rules: true,
+            rule,
+            allow: vec!["service".to_owned()],
+            grant: grant.map(str::to_owned),
+            unit: unit.map(str::to_owned),
+            unit_problem: problem.map(str::to_owned),
+        };
+        assert_eq!(about_access(&access(Some(2), None, None, None)), "rule 2 gives service");
+        let granted = access(Some(2), Some("0a1b"), Some("job-1.service"), None);
+        assert_eq!(about_access(&granted), "with grant 0a1b to your unit you have service (you are in job-1.service)");
+        let unknown = access(Some(2), None, None, Some("it has ended"));
+        assert_eq!(about_access(&unknown), "rule 2 gives service (your unit is not known: it has ended)");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use scm_agent::config::{
 use scm_agent::integration::location::HostPattern;
 
 use super::{Folder, LEAST, RUNNER};
+use scm_agent::agent::cgroup::{CgroupPattern, UnitPattern};
 
 #[test]
 fn the_defaults_are_the_documented_ones() {
@@ -69,6 +70,8 @@ fn every_key_becomes_its_type() {
         [[access]]
         users = ["ci", "1000"]
         groups = ["builders"]
+        units = ["job-*.service", "ci.slice"]
+        cgroups = ["/system.slice/job-1.service"]
         hosts = ["GitLab.example.com:443", "dev.azure.com/acme"]
         allow = ["app-secret", "service"]
         [[access]]
@@ -114,11 +117,20 @@ fn every_key_becomes_its_type() {
     let pattern = |host: &str| HostPattern::of_host(host).unwrap();
     let first = Access {
         allow: vec![Permission::AppSecret, Permission::Service],
+        cgroups: vec![CgroupPattern::parse("/system.slice/job-1.service").unwrap()],
         groups: list("0].groups", &["builders"]),
         hosts: vec![pattern("gitlab.example.com"), pattern("acme.visualstudio.com")],
+        units: ["job-*.service", "ci.slice"].map(|unit| UnitPattern::parse(unit).unwrap()).to_vec(),
         users: list("0].users", &["ci", "1000"]),
     };
-    let second = Access { allow: Vec::new(), groups: list("1].groups", &[]), hosts: Vec::new(), users: list("1].users", &[]) };
+    let second = Access {
+        allow: Vec::new(),
+        cgroups: Vec::new(),
+        groups: list("1].groups", &[]),
+        hosts: Vec::new(),
+        units: Vec::new(),
+        users: list("1].users", &[]),
+    };
     assert_eq!(config.access, [first, second]);
     let provider = Provider {
         authorize_url: Some("https://login.example/authorize".parse().unwrap()),
