@@ -68,17 +68,17 @@ impl Event {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Access => "access",
-            Self::Admission => "admission",
+            Self::Access => "access_rules",
+            Self::Admission => "not_admitted",
             Self::App => "app",
             Self::AppSecret => "app_secret",
-            Self::Connections => "connections",
+            Self::Connections => "busy",
             Self::Malformed => "malformed",
-            Self::Privilege => "privilege",
+            Self::Privilege => "not_privileged",
             Self::Rate => "rate",
             Self::SignIn => "sign_in",
             Self::Token => "token",
-            Self::Writer => "writer",
+            Self::Writer => "other_writer",
         }
     }
 
@@ -168,10 +168,11 @@ impl Denials {
         }
     }
 
-    /// How many there were of each kind.
+    /// How many there were of each kind that callers may not have.
     #[must_use]
     pub fn counts(&self) -> Vec<(Event, u64)> {
-        Event::ALL.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        Event::ALL.into_iter().zip(counts).filter(|(event, _)| event.is_denied()).collect()
     }
 
     /// Writes how many more there were, where that time has come. To be called every now and then.

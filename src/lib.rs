@@ -19,6 +19,7 @@ pub mod http;
 pub mod integration;
 pub mod key;
 pub mod login;
+pub mod metrics;
 pub mod oauth;
 pub mod oauth_app;
 pub mod secret;

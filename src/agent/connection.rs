@@ -18,8 +18,9 @@ use super::{Agent, Client, HOSTS_SHARE_PERCENT, InForce, Units, grant, peer, sig
 use crate::broker::{Caller, Outcome, Presentation};
 use crate::denial::{Denial, Event};
 use crate::git::frame::{self, FrameError, RequestParser, Verb};
-use crate::git::{CredentialAnswer, CredentialRequest, MAX_STATE_BYTES};
+use crate::git::{CredentialAnswer, CredentialRequest, MAX_STATE_BYTES, Operation};
 use crate::integration::sync::{Asker, TrustError};
+use crate::metrics::labels::{self, Served};
 use crate::sys::{self, Writer};
 use crate::{oauth_app, status};
 
@@ -56,6 +57,7 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
                     Refusal::Frame(_) | Refusal::TooSlow => (Event::Malformed, "refused: malformed request"),
                 };
                 agents.get().denials.note(&Denial { reason: Some(&error), ..client.denial(event, message) });
+                agents.get().metrics.unreadable();
                 if send(&mut stream, &refusal(&error).text, config.read_timeout).await.is_ok() {
                     linger(&mut stream).await;
                 }
@@ -64,12 +66,15 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
         };
         // From its beginning to its end, a request goes by one set of settings.
         let agent = agents.get();
+        let begun = Instant::now();
+        let operation = operation(&request.verb);
         if !client.is_privileged {
             match agent.rates.take(peer.uid) {
                 Ok(Duration::ZERO) => {}
                 Ok(wait) => tokio::time::sleep(wait).await,
                 Err(error) => {
                     agent.denials.note(&Denial { reason: Some(&error), ..client.denial(Event::Rate, "refused: too many requests") });
+                    agent.metrics.answered(operation, labels::Outcome::Denied, Served::ByOther, begun.elapsed());
                     if send(&mut stream, &refusal(&frame::TOO_FAST).text, config.read_timeout).await.is_ok() {
                         linger(&mut stream).await;
                     }
@@ -81,9 +86,10 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
-                message("no answer in time; run: scm-agent status", true)
+                Answer { outcome: labels::Outcome::Timeout, ..message("no answer in time; run: scm-agent status", true) }
             }
         };
+        agent.metrics.answered(operation, answer.outcome_of(operation), answer.served_for(operation), begun.elapsed());
         if send(&mut stream, &answer.text, config.read_timeout).await.is_err() {
             return;
         }
@@ -191,10 +197,57 @@ impl Client {
 /// An answer as text for the socket.
 struct Answer<'a> {
     text: Zeroizing<Vec<u8>>,
+    /// What it is, for who counts.
+    outcome: labels::Outcome,
+    /// Whether its token was there already.
+    cached: bool,
     /// Whether the connection ends with it: what follows a refused request is not to be trusted.
     last: bool,
     /// Held until it was sent, so that only so many large ones are in memory at a time.
     _place: Option<SemaphorePermit<'a>>,
+}
+
+impl Answer<'_> {
+    /// Where git's own operations say nothing, the others answer with a document.
+    fn outcome_of(&self, operation: labels::Operation) -> labels::Outcome {
+        use labels::Operation::{Erase, Get, Store};
+        match (operation, self.outcome) {
+            (Erase | Get | Store, outcome) => outcome,
+            (_, labels::Outcome::Silence) => labels::Outcome::Document,
+            (_, outcome) => outcome,
+        }
+    }
+
+    fn served_for(&self, operation: labels::Operation) -> Served {
+        match (operation, self.outcome) {
+            (labels::Operation::Get, labels::Outcome::Credential | labels::Outcome::Pat) if self.cached => Served::Cached,
+            (labels::Operation::Get, labels::Outcome::Credential | labels::Outcome::Pat) => Served::Fetched,
+            (labels::Operation::Get, _) => Served::Nothing,
+            _ => Served::ByOther,
+        }
+    }
+}
+
+/// What is asked for, for who counts.
+fn operation(verb: &Verb) -> labels::Operation {
+    let name = match verb {
+        Verb::Git(Operation::Erase) => return labels::Operation::Erase,
+        Verb::Git(Operation::Get) => return labels::Operation::Get,
+        Verb::Git(Operation::Store) => return labels::Operation::Store,
+        Verb::Other(name) => name.as_str(),
+    };
+    match name {
+        "accounts" | "login" | "login-cancel" | "login-finish" | "login-wait" | "logout" => labels::Operation::Accounts,
+        "explain" => labels::Operation::Explain,
+        "grant" | "grants" | "grant-revoke" => labels::Operation::Grant,
+        "oauth-app" => labels::Operation::OauthApp,
+        "ping" => labels::Operation::Ping,
+        "reload" => labels::Operation::Reload,
+        "status" => labels::Operation::Status,
+        "sync" => labels::Operation::Sync,
+        "trust" => labels::Operation::Trust,
+        _ => labels::Operation::Other,
+    }
 }
 
 /// The one who asks, with the rules that are about them, and what their unit was given. The unit is looked up only where that matters.
@@ -263,7 +316,12 @@ async fn answer<'a>(request: &frame::Request, stream: &UnixStream, client: &Clie
             return malformed(&error, client, agent);
         }
     };
+    let begun = Instant::now();
     match agent.broker.answer(operation, &request, caller(stream, client, agent).await).await {
+        Outcome::Denied { message: text } => {
+            let answer = text.map_or_else(|| end(Vec::new()), |text| message(&text, true));
+            Answer { outcome: labels::Outcome::Denied, ..answer }
+        }
         Outcome::Silence => end(Vec::new()),
         Outcome::Refusal { message: text, quit } => message(&text, quit),
         Outcome::Pat { username, token } => {
@@ -275,9 +333,10 @@ async fn answer<'a>(request: &frame::Request, stream: &UnixStream, client: &Clie
                 ephemeral: request.has_capability("authtype"),
                 ..CredentialAnswer::default()
             };
-            credential(&answer, username.len() + token.len() + 192)
+            Answer { outcome: labels::Outcome::Pat, cached: true, ..credential(&answer, username.len() + token.len() + 192) }
         }
         Outcome::Credential { presentation, token, password_expiry_utc, state } => {
+            let cached = token.was_there(begun);
             let token = token.access_token.expose_secret().as_bytes();
             let ephemeral = request.has_capability("authtype");
             let nothing = CredentialAnswer { password_expiry_utc, ephemeral, state: state.as_deref(), ..CredentialAnswer::default() };
@@ -288,7 +347,7 @@ async fn answer<'a>(request: &frame::Request, stream: &UnixStream, client: &Clie
                     (CredentialAnswer { username: username.as_deref(), password: Some(token), ..nothing }, length)
                 }
             };
-            credential(&answer, name_length + token.len() + MAX_STATE_BYTES + 192)
+            Answer { cached, ..credential(&answer, name_length + token.len() + MAX_STATE_BYTES + 192) }
         }
     }
 }
@@ -374,7 +433,7 @@ async fn oauth_app(body: &[u8], stream: &UnixStream, client: &Client, agent: &Ar
     let answer = agent.broker.oauth_app(&caller(stream, client, agent).await, url, within).await;
     let mut text = oauth_app::document(&answer);
     frame::write_end(&mut text);
-    Answer { text, last: false, _place: None }
+    Answer { text, ..end(Vec::new()) }
 }
 
 /// An answer to what cannot be read, and its line in the log.
@@ -387,7 +446,7 @@ fn malformed(reason: &dyn fmt::Display, client: &Client, agent: &Agent) -> Answe
 fn refusal(reason: &dyn fmt::Display) -> Answer<'static> {
     let mut text = Vec::new();
     frame::write_error(reason, &mut text);
-    Answer { text: Zeroizing::new(text), last: true, _place: None }
+    Answer { text: Zeroizing::new(text), outcome: labels::Outcome::Error, cached: false, last: true, _place: None }
 }
 
 /// An answer without a credential but with a line for the user; `quit` stops git from asking for a password.
@@ -396,14 +455,14 @@ fn message(line: &str, quit: bool) -> Answer<'static> {
     frame::write_message(line, &mut text);
     // Cannot fail: there is no value in it.
     let _ = CredentialAnswer { quit, ..CredentialAnswer::default() }.write(&mut text);
-    end(text)
+    Answer { outcome: if quit { labels::Outcome::Quit } else { labels::Outcome::Message }, ..end(text) }
 }
 
 /// An answer with a credential, in a buffer that is large enough at once: growing would leave copies.
 fn credential(answer: &CredentialAnswer<'_>, capacity: usize) -> Answer<'static> {
     let mut text = Vec::with_capacity(capacity);
     match answer.write(&mut text) {
-        Ok(()) => end(text),
+        Ok(()) => Answer { outcome: labels::Outcome::Credential, ..end(text) },
         Err(error) => message(&error.to_string(), true),
     }
 }
@@ -411,7 +470,7 @@ fn credential(answer: &CredentialAnswer<'_>, capacity: usize) -> Answer<'static>
 /// Ends an answer with its blank line.
 fn end(mut text: Vec<u8>) -> Answer<'static> {
     frame::write_end(&mut text);
-    Answer { text: Zeroizing::new(text), last: false, _place: None }
+    Answer { text: Zeroizing::new(text), outcome: labels::Outcome::Silence, cached: false, last: false, _place: None }
 }
 
 async fn send(stream: &mut UnixStream, answer: &[u8], limit: Duration) -> std::io::Result<()> {

@@ -11,6 +11,7 @@ pub mod socket;
 pub mod unit_grants;
 
 mod connection;
+mod gauges;
 mod grant;
 mod sign_in;
 
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 use crate::broker::{Broker, KeptList};
 use crate::clock::SystemClock;
 use crate::denial::{Denial, Denials, Event};
+use crate::metrics::Metrics;
 use crate::status::{self, Status};
 use access::Access;
 use cgroup::Cgroups;
@@ -83,6 +85,7 @@ pub struct Agent {
     connections: Connections,
     denials: Arc<Denials>,
     memory: status::Memory,
+    metrics: Arc<Metrics>,
     /// What else is said in `degraded`.
     problems: Option<ProblemSource>,
     rates: Rates,
@@ -133,6 +136,7 @@ impl Agent {
     pub fn new(broker: Arc<Broker>, access: Arc<Access>, config: Config, memory: status::Memory, reloads: Arc<Reloads>) -> Self {
         Self {
             access,
+            metrics: Arc::clone(broker.metrics()),
             broker,
             connections: Connections::new(config.limits),
             config,
@@ -170,6 +174,7 @@ impl Agent {
             config,
             denials: Arc::clone(&self.denials),
             memory: self.memory.clone(),
+            metrics: Arc::clone(&self.metrics),
             problems: self.problems.clone(),
             rates: self.rates.with_rate(config.rate),
             reloads: Arc::clone(&self.reloads),
@@ -220,6 +225,7 @@ impl Agent {
         let mut report = self.broker.status(only);
         report.degraded.extend(self.reloads.problems());
         report.degraded.extend(self.problems.as_ref().and_then(|problem| problem()));
+        report.degraded.extend(self.metrics.problem());
         report.degraded.extend(self.socket_problem.lock().unwrap_or_else(PoisonError::into_inner).clone());
         report.degraded.extend(self.unit_problem());
         Status {
@@ -356,6 +362,7 @@ fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending
         connection::refuse_as_busy(&stream);
         return;
     };
+    agent.metrics.connected();
     let (agents, ending) = (Arc::clone(agents), ending.clone());
     tasks.spawn(async move {
         connection::serve(stream, &Client { has_other_writers: AtomicBool::new(false), is_privileged, peer }, &agents, ending).await;

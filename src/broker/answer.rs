@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::counted::TokenRequest;
 use super::decision::{Decision, Nobody, Own, Reason};
 use super::fingerprint;
 use super::grants::GrantError;
@@ -17,6 +18,7 @@ use crate::git::{CredentialRequest, Operation};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::login;
+use crate::metrics::labels::TokenGrant;
 use crate::oauth::{self, CachedToken, IssuedToken, MintError, ServicePlan};
 use crate::store::GrantKey;
 
@@ -174,7 +176,8 @@ impl Broker {
         plan: &ServicePlan,
     ) -> impl FnOnce() -> BoxFuture<'static, Result<IssuedToken, Error>> + Send + 'static {
         let (integration, plan) = (Arc::clone(integration), plan.clone());
-        let (fingerprints, tokens, secrets) = (Arc::clone(&self.fingerprints), Arc::clone(&self.tokens), Arc::clone(&self.secrets));
+        let (fingerprints, metrics) = (Arc::clone(&self.fingerprints), Arc::clone(&self.metrics));
+        let (tokens, secrets) = (Arc::clone(&self.tokens), Arc::clone(&self.secrets));
         move || {
             Box::pin(async move {
                 let undecryptable = || Error::Undecryptable { integration_id: integration.id.clone() };
@@ -183,10 +186,14 @@ impl Broker {
                 if !secrets.opens(&app.encrypted_client_secret).await {
                     return Err(undecryptable());
                 }
-                let endpoint = tokens.endpoint(&plan).await?;
+                let asked = TokenRequest::begin(&metrics, TokenGrant::ClientCredentials, &integration);
+                let endpoint = match tokens.endpoint(&plan).await {
+                    Ok(endpoint) => endpoint,
+                    Err(error) => return Ok(asked.end(Err(error))?),
+                };
                 // The secret is open from here to the end of the next call, which wipes it once the request is written.
                 let client_secret = secrets.open(&app.encrypted_client_secret).await.ok_or_else(undecryptable)?;
-                let issued = tokens.client_credentials(&endpoint, &app.client_id, client_secret, &plan).await?;
+                let issued = asked.end(tokens.client_credentials(&endpoint, &app.client_id, client_secret, &plan).await)?;
                 let token = fingerprints.of(&issued.access_token);
                 info!(target: "audit", event = "token_fetched", host = integration.host, integration = integration.id, token, "fetched a token");
                 Ok(issued)
@@ -218,7 +225,7 @@ impl Asked<'_> {
         let integration = nobody.integration.as_deref();
         if let (Reason::Denied { rule, .. }, Some(integration)) = (&nobody.reason, integration) {
             caller.log_denied(*rule, integration, location, "get");
-            return nobody.message(location).map_or(Outcome::Silence, |message| Outcome::Refusal { message, quit: true });
+            return Outcome::Denied { message: nobody.message(location) };
         }
         match nobody.message(location) {
             Some(message) => turned_away(caller, location, integration, message, nobody.quits()),

@@ -1,6 +1,7 @@
 //! Where the stages meet, which do not know each other: what a [`Broker`] is made of. The flow itself is in `answer`.
 
 mod answer;
+mod counted;
 mod decision;
 mod explain;
 mod fingerprint;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ use crate::integration::registry::IntegrationRegistry;
 use crate::integration::source::RegisteredKeySource;
 use crate::integration::sync::{Answer, Asker, Published, SyncHandle, TrustError};
 use crate::key::{KeyFiles, KeyRing};
+use crate::metrics::Metrics;
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, Plan, ProviderOverride, TokenCache, TokenClient, UserPlan};
 use crate::secret::AccessToken;
 use crate::status;
@@ -110,6 +113,11 @@ pub enum Outcome {
         /// What git is to bring back should the host refuse the token, so that it gets another one.
         state: Option<String>,
     },
+    /// The access rules give the caller nothing.
+    Denied {
+        /// The line for the user, and git is to stop; `None` where git is to go on as if nobody had been asked.
+        message: Option<String>,
+    },
     /// A personal access token, as a password.
     Pat {
         /// The user name that came with it.
@@ -170,6 +178,8 @@ pub struct Parts {
     pub key_files: KeyFiles,
     /// Stage 3: the keys to begin with.
     pub keys: KeyRing,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
     /// The operator's own personal access tokens, each for one host.
     pub operators_pats: Vec<OperatorsPat>,
     /// The operator's word on single hosts.
@@ -209,6 +219,7 @@ pub struct Broker {
     sync: Arc<SyncHandle>,
     tokens: Arc<TokenClient>,
     cache: Arc<TokenCache<TokenKey, Error>>,
+    metrics: Arc<Metrics>,
     fingerprints: Arc<TokenFingerprints>,
     grants: Arc<Grants>,
     handed_out: Arc<HandedOut>,
@@ -230,6 +241,7 @@ impl Broker {
             kept,
             key_files,
             keys,
+            metrics,
             operators_pats,
             providers,
             registered_key,
@@ -238,18 +250,20 @@ impl Broker {
             sync,
             tokens,
         } = parts;
-        let (secrets, tokens) = (Arc::new(SecretLedger::new(keys)), Arc::new(tokens));
+        let secrets = Arc::new(SecretLedger::new(keys).counted_by(Arc::clone(&metrics)));
+        let tokens = Arc::new(tokens);
         let fingerprints = Arc::new(TokenFingerprints::new());
         let breakers = Arc::new(Breakers::default());
         let grants = Grants::new(grants::Parts {
             breakers: Arc::clone(&breakers),
             clock: Arc::clone(&clock),
             fingerprints: Arc::clone(&fingerprints),
+            metrics: Arc::clone(&metrics),
             secrets: Arc::clone(&secrets),
             store,
             tokens: Arc::clone(&tokens),
         });
-        let revocations = Arc::new(Revocations::new(sync.subscribe()));
+        let revocations = Arc::new(Revocations::new(sync.subscribe()).counted_by(Arc::clone(&metrics)));
         let orphans = Arc::clone(&revocations);
         let settings = Arc::new(Settings { allow_insecure_loopback, operators_pats, providers });
         Self {
@@ -264,6 +278,7 @@ impl Broker {
             fingerprints,
             grants: Arc::new(grants),
             healing: Arc::new(Healing::new(breakers)),
+            metrics,
             store_problem,
             secrets,
             revocations,
@@ -303,6 +318,18 @@ impl Broker {
     fn latest(&self) -> Self {
         let settings = Arc::clone(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
         Self { settings, ..self.clone() }
+    }
+
+    /// Where everything is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How many tokens are not replaced at present though hosts refuse them.
+    #[must_use]
+    pub fn paused_tokens(&self) -> usize {
+        self.healing.breakers().storms(Instant::now()).values().filter(|storm| !storm.pause.is_zero()).count()
     }
 
     /// Has tokens be asked for with another client from now on, whatever the settings of who asks.

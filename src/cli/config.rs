@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Io;
-use super::run::{group_id, http_setup};
+use super::run::{group_id, http_setup, metrics_address};
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::TokenSource;
 use crate::config::{Config, Environment, Finding, TokenOrigin};
@@ -98,8 +98,11 @@ fn try_out(config: &Config) -> Vec<Trial> {
         }
     }
     if let Some(group) = &config.agent.socket_group
-        && let Err(error) = group_id(group)
+        && let Err(error) = group_id("agent.socket_group", group)
     {
+        trials.push(Trial::Fails(error));
+    }
+    if let Err(error) = metrics_address(config) {
         trials.push(Trial::Fails(error));
     }
     if let Err(error) = Access::new(config.access_rules(), SystemAccounts) {

@@ -1,7 +1,7 @@
 //! `scm-agent run`: the daemon, in the foreground, from the configuration to the last connection.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,13 +21,16 @@ use crate::agent::{self, Agent, Ending, InForce, unit_grants};
 use crate::api::{self, ControlPlane, IntegrationFile, Replaceable, TokenSource};
 use crate::broker::{Broker, KeptList, Opened, Parts};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Source, StoreKind, TokenOrigin};
+use crate::config::{Config, MetricsAddress, Source, StoreKind, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::snapshot::SnapshotStore;
 use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
 use crate::integration::sync::{self, Hinter, RandomJitter, SyncHandle};
 use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
+use crate::metrics::Metrics;
+use crate::metrics::listen::Address;
+use crate::metrics::serve::Server;
 use crate::oauth::TokenClient;
 use crate::secret::{BearerToken, trimmed};
 use crate::service::{Manager, News};
@@ -82,7 +85,9 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let access = Access::new(config.access_rules(), SystemAccounts)?;
-    let gid = config.agent.socket_group.as_deref().map(group_id).transpose()?;
+    let gid = config.agent.socket_group.as_deref().map(|group| group_id("agent.socket_group", group)).transpose()?;
+    let metrics_address = metrics_address(&config)?;
+    let metrics = Arc::new(Metrics::default());
     let socket = match inherited? {
         Some(socket) => {
             info!(socket = %config.agent.socket.display(), gid = socket.gid, "the service manager listens already");
@@ -110,6 +115,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
             clock: Arc::clone(&clock),
             config: sync_config,
             jitter: Arc::new(RandomJitter),
+            metrics: Arc::clone(&metrics),
             source: list,
             store: Some(Arc::clone(&kept) as Arc<dyn SnapshotStore>),
         });
@@ -120,6 +126,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
             kept: Some(kept),
             key_files,
             keys,
+            metrics: Arc::clone(&metrics),
             operators_pats: config.operators_pats(),
             providers: config.provider_overrides(),
             registered_key,
@@ -137,11 +144,16 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         let agent = Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads));
         let agent = agent.with_kept_grants(kept_unit_grants).with_problems(Arc::new(logs.problems()));
         let agents = Arc::new(InForce::new(agent));
+        let looked_at = Arc::clone(&agents);
+        let (server, scrapes) = Server::new(metrics_address.clone(), metrics, Arc::new(move || looked_at.get().gauges()));
+        tasks.spawn(server.run());
         let reloader = Reloader {
             agents: Arc::clone(&agents),
             allow_development_key: args.allow_development_key,
             explicit: explicit.map(Path::to_owned),
             logs: Arc::clone(&logs),
+            metrics_address: Mutex::new(metrics_address),
+            scrapes,
             source: replaceable,
             started_with: Arc::clone(&config),
         };
@@ -293,18 +305,31 @@ fn environment_token(name: &'static str) -> Result<BearerToken, Error> {
     BearerToken::parse(trimmed(bytes)).map_err(|error| Error::new(Kind::Config, format!("{name} {error}")))
 }
 
-/// The number of a group that is given by name or number.
-pub(super) fn group_id(group: &str) -> Result<u32, Error> {
+/// Where scrapes are answered, if anywhere.
+pub(super) fn metrics_address(config: &Config) -> Result<Option<Address>, Error> {
+    Ok(match &config.metrics.listen {
+        None => None,
+        Some(MetricsAddress::Tcp(address)) => Some(Address::Tcp(*address)),
+        Some(MetricsAddress::Unix(path)) => {
+            let gid = config.metrics.socket_group.as_deref().map(|group| group_id("metrics.socket_group", group)).transpose()?;
+            Some(Address::Unix { gid, path: path.clone() })
+        }
+    })
+}
+
+/// The number of a group that a key gives by name or number.
+pub(super) fn group_id(key: &str, group: &str) -> Result<u32, Error> {
     match group.parse() {
         // chown(2) takes this number for "leave it as it is".
-        Ok(u32::MAX) => return Err(Error::new(Kind::Config, "agent.socket_group: that number is no group")),
+        Ok(u32::MAX) => return Err(Error::new(Kind::Config, format!("{key}: that number is no group"))),
         Ok(gid) => return Ok(gid),
         Err(_) => {}
     }
     match nix::unistd::Group::from_name(group) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        _ => Err(Error::new(Kind::Config, format!("agent.socket_group: there is no group {group}"))
-            .hint(format!("create it: groupadd --system {group}"))),
+        _ => {
+            Err(Error::new(Kind::Config, format!("{key}: there is no group {group}")).hint(format!("create it: groupadd --system {group}")))
+        }
     }
 }
 

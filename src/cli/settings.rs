@@ -5,12 +5,12 @@
 //! that it began with.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::info;
 
 use super::log::{Logs, OpenedAudit};
-use super::run::{agent_config, control_plane, http_setup};
+use super::run::{agent_config, control_plane, http_setup, metrics_address};
 use crate::agent::InForce;
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::{self, Replaceable};
@@ -18,6 +18,8 @@ use crate::broker::Settings;
 use crate::config::{Config, Environment, Source};
 use crate::error::Error;
 use crate::http;
+use crate::metrics::listen::{Address, Bound};
+use crate::metrics::serve::Handle;
 
 /// What is replaced, and where from.
 pub(super) struct Reloader {
@@ -26,6 +28,9 @@ pub(super) struct Reloader {
     /// The configuration's file, where one was named.
     pub(super) explicit: Option<PathBuf>,
     pub(super) logs: Arc<Logs>,
+    /// Where scrapes are answered now.
+    pub(super) metrics_address: Mutex<Option<Address>>,
+    pub(super) scrapes: Handle,
     /// `None` where the list comes from a file.
     pub(super) source: Option<Arc<Replaceable>>,
     pub(super) started_with: Arc<Config>,
@@ -60,6 +65,7 @@ impl Reloader {
         let Prepared { access, audit, config, control_plane, issuers } =
             prepared.map_err(|_| Error::new(crate::error::Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
         let before = self.agents.get();
+        let scrapes = self.other_scrapes(&config)?;
         let keys = before.broker().load_keys(config.key_config(self.allow_development_key)).await?;
 
         // From here on nothing fails.
@@ -75,12 +81,33 @@ impl Reloader {
         let broker = Arc::new(broker);
         self.agents.replace(before.renewed(Arc::clone(&broker), Arc::new(access), agent_config(&config)));
         broker.come_into_force();
+        if let Some(next) = scrapes {
+            *self.metrics_address.lock().unwrap_or_else(PoisonError::into_inner) = next.as_ref().map(|(address, _)| address.clone());
+            self.scrapes.replace(next).await;
+        }
         // What was just put to use is sealed anew at the latest with the next change, so a full disk is no failure here.
         if changed {
             broker.reseal().await;
         }
         info!(target: "audit", event = "reloaded", "the settings were read again and are in force");
         Ok(config.needs_restart(&self.started_with))
+    }
+
+    /// What scrapes are to be answered by from now on, if that is anything else than before.
+    fn other_scrapes(&self, config: &Config) -> Result<Option<Option<(Address, Bound)>>, Error> {
+        let wanted = metrics_address(config)?;
+        let is_same = {
+            let now = self.metrics_address.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&*now, &wanted) {
+                (Some(Address::Unix { path, .. }), Some(Address::Unix { path: wanted, .. })) => path == wanted,
+                (now, wanted) => now == wanted,
+            }
+        };
+        if is_same {
+            return Ok(None);
+        }
+        let bound = wanted.map(|address| Bound::bind(&address).map(|bound| (address, bound))).transpose();
+        bound.map(Some).map_err(|error| Error::new(crate::error::Kind::Config, "metrics.listen").because(error))
     }
 }
 

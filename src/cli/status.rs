@@ -251,6 +251,7 @@ mod tests {
             store: Store { kind: "memory".to_owned(), healthy: true },
             memory: Memory { locked: false, reason: Some("no limit".to_owned()) },
             connections: 1,
+            unit_grants: Vec::new(),
             degraded: vec!["the list is old".to_owned()],
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);

@@ -13,6 +13,7 @@ use super::settings::Reloader;
 use crate::agent::reload::{ReloadRequest, Reloads};
 use crate::agent::{self, InForce};
 use crate::integration::sync::Asker;
+use crate::metrics::labels::Success;
 use crate::service::{Manager, News};
 use crate::status;
 
@@ -53,7 +54,10 @@ pub(super) async fn follow_settings(
             Some(Turn::Asked(request)) => request,
         };
         manager.tell(News::Reloading);
-        let outcome = match reloader.reload().await {
+        let reloaded = reloader.reload().await;
+        let success = if reloaded.is_ok() { Success::Success } else { Success::Failure };
+        reloader.agents.get().broker().metrics().reloaded(success);
+        let outcome = match reloaded {
             Ok(next_start) => status::Reload { error: None, next_start },
             Err(error) => {
                 let error = one_line(&error.sentence());

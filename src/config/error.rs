@@ -146,6 +146,9 @@ pub enum Cause {
     /// Nowhere that a browser could come back to on this machine, or not in the spelling that goes to the host.
     #[error("must be http://127.0.0.1:PORT/PATH, or that of [::1] or localhost, letter by letter as the app registered it")]
     RedirectUri,
+    /// Nowhere on this machine alone.
+    #[error("must be unix:PATH, or 127.0.0.1:PORT or [::1]:PORT: metrics are for this machine only")]
+    MetricsAddress,
     /// A required key that nobody set.
     #[error("is required; set it in the configuration file or as {variable}")]
     Missing {

@@ -14,7 +14,7 @@ pub(super) const ACCESS: &str = "access";
 pub(super) const PROVIDER: &str = "provider";
 
 /// Every section with its keys, in the order of the documentation.
-pub const KEYS: [(&str, &[&str]); 8] = [
+pub const KEYS: [(&str, &[&str]); 9] = [
     (
         "control_plane",
         &["url", "file", "runner_id", "token_file", "poll_interval", "watch", "ca_file", "proxy", "no_proxy", "connect_timeout", "timeout"],
@@ -60,6 +60,7 @@ pub const KEYS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("log", &["audit_file", "format", "level"]),
+    ("metrics", &["listen", "socket_group"]),
 ];
 
 /// A key that exists.

@@ -4,6 +4,7 @@
 //! wins. One walk over them turns strings into types and collects every problem on the way, so that an operator reads all of
 //! them at once. No value is ever part of a problem: a value may be a secret that was put in the wrong place.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub key: Key,
     /// `[log]`: what the daemon says, and how.
     pub log: Log,
+    /// `[metrics]`: numbers for Prometheus.
+    pub metrics: Metrics,
     /// `[[provider]]`: overrides, one for each host, in the order they were written.
     pub providers: Vec<Provider>,
     /// `[scm]`: how SCM hosts and issuers are reached.
@@ -279,6 +282,24 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe level that is written.
     pub level: LogLevel,
+}
+
+/// `[metrics]`: numbers for Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where they can be had; `None` where nobody is to have them.
+    pub listen: Option<MetricsAddress>,
+    /// Name or number of the group that owns the Unix socket; `None` leaves it to the process.
+    pub socket_group: Option<String>,
+}
+
+/// Where metrics can be had: on this machine only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A loopback address with a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
 }
 
 /// The shape of a log line.

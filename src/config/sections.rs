@@ -1,5 +1,6 @@
 //! What each section holds: its keys, their defaults and ranges, and what must hold between them.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use url::Url;
@@ -10,8 +11,8 @@ use super::layer::{Entry, Layers, ListedTable};
 use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, text, texts};
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, redirect_uri, scopes};
 use super::{
-    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Network, OaepHash, Origin, PatOrigin,
-    Problem, Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
+    Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Metrics, MetricsAddress, Network,
+    OaepHash, Origin, PatOrigin, Problem, Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -42,12 +43,13 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     reader.show_inherited("scm", "control_plane");
     let key = key(reader.section("key", table("key")), environment);
     reader.append(later);
-    let log_table = table("log");
+    let (log_table, metrics_table) = (table("log"), table("metrics"));
     let mut store = reader.section("store", table("store"));
     let store = Store { kind: store.choice_or("kind", &[("file", StoreKind::File), ("memory", StoreKind::Memory)], 0) };
     let access = access::rules(&mut reader, layers.listed.remove(ACCESS).unwrap_or_default());
     let providers = providers(&mut reader, layers.listed.remove(PROVIDER).unwrap_or_default(), &urls, environment);
     let log = log(reader.section("log", log_table));
+    let metrics = metrics(reader.section("metrics", metrics_table));
 
     if control_plane.runner_id.is_none() && needs_runner_id(&reader, &control_plane.source) && !layers.incomplete {
         if let Some(path) = layers.missing_default {
@@ -59,7 +61,7 @@ pub(super) fn build(mut layers: Layers, environment: &Environment) -> Result<Con
     if !reader.problems.is_empty() {
         return Err(Error::new(reader.problems));
     }
-    Ok(Config { access, agent, control_plane, files: layers.files, key, log, providers, scm, store, settings: reader.settings })
+    Ok(Config { access, agent, control_plane, files: layers.files, key, log, metrics, providers, scm, store, settings: reader.settings })
 }
 
 /// Whether the id is missing, as opposed to wrong, which is a problem already.
@@ -258,6 +260,27 @@ fn log(mut section: Section<'_>) -> Log {
         format: section.choice_or("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)], 0),
         level: section.choice_or("level", &[("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)], 2),
     }
+}
+
+fn metrics(mut section: Section<'_>) -> Metrics {
+    let listen = section.read("listen", |entry| {
+        let written = text(entry)?;
+        let Some(socket) = written.strip_prefix("unix:") else {
+            let address: SocketAddr = written.parse().map_err(|_| Cause::MetricsAddress)?;
+            let is_here = address.ip().is_loopback() && address.port() != 0;
+            return if is_here { Ok((MetricsAddress::Tcp(address), quoted(&written))) } else { Err(Cause::MetricsAddress) };
+        };
+        if socket.trim().is_empty() {
+            return Err(Cause::Empty);
+        }
+        let socket = resolve(socket, &entry.origin)?;
+        if socket.as_os_str().len() > SOCKET_PATH_BYTES {
+            return Err(Cause::SocketPath { most: SOCKET_PATH_BYTES });
+        }
+        let shown = quoted(&format!("unix:{}", socket.to_string_lossy()));
+        Ok((MetricsAddress::Unix(socket), shown))
+    });
+    Metrics { listen, socket_group: section.text("socket_group") }
 }
 
 fn providers(reader: &mut Reader, tables: Vec<ListedTable>, urls: &Urls, environment: &Environment) -> Vec<Provider> {

@@ -1,6 +1,6 @@
 //! The keys that the daemon holds: one, or several while one takes the other's place.
 
-use super::{Config, DecryptError, Error, LoadOptions, Problem, RunnerPrivateKey};
+use super::{Algorithm, Config, DecryptError, Error, LoadOptions, Problem, RunnerPrivateKey};
 use crate::secret::{ClientSecret, StateKey};
 
 /// The runner's private keys. Shared between threads; a rotation loads a new ring and swaps it in.
@@ -45,7 +45,15 @@ impl KeyRing {
     /// # Errors
     /// [`DecryptError`], whatever went wrong and however many keys were tried.
     pub fn decrypt(&self, ciphertext: &[u8]) -> Result<ClientSecret, DecryptError> {
-        self.keys.iter().find_map(|key| key.decrypt(ciphertext).ok()).ok_or(DecryptError)
+        self.open(ciphertext).map(|(secret, _)| secret)
+    }
+
+    /// The same, with what the key is that opened it.
+    ///
+    /// # Errors
+    /// [`DecryptError`]
+    pub fn open(&self, ciphertext: &[u8]) -> Result<(ClientSecret, Algorithm), DecryptError> {
+        self.keys.iter().find_map(|key| Some((key.decrypt(ciphertext).ok()?, key.algorithm()))).ok_or(DecryptError)
     }
 
     /// The keys, in the order of their files.

@@ -23,6 +23,7 @@ mod integration;
 mod key;
 mod login_cli;
 mod logs;
+mod metrics;
 mod oauth;
 mod oauth_app;
 mod oracle;

@@ -14,12 +14,14 @@ use tracing::{info, warn};
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::super::counted::TokenRequest;
 use super::leaving::Definition;
 use super::renewal::record_of;
 use super::sessions::{Activity, Found, Session, Step, Way};
 use super::{GrantError, Grants, binding, is_sign_in, lock};
 use crate::clock::seconds_begun;
 use crate::login::{Begun, Login, Mode, Progress, Refused, State, is_account};
+use crate::metrics::labels::TokenGrant;
 use crate::oauth::{self, Classified, DevicePoll, ErrorClass, GrantedTokens};
 use crate::store::{GrantKey, Origin};
 
@@ -207,7 +209,10 @@ impl Grants {
         let Way::Device { code, due, interval } = &mut session.way else { return (None, unknown_session()) };
         let asked = async {
             let (client_id, secret) = self.app(&session.integration).await?;
-            Ok::<_, GrantError>(self.tokens.poll_device(&session.endpoints, client_id, secret, &session.plan, code).await?)
+            let request = TokenRequest::begin(&self.metrics, TokenGrant::SignIn, &session.integration);
+            Ok::<_, GrantError>(
+                request.end_poll(self.tokens.poll_device(&session.endpoints, client_id, secret, &session.plan, code).await)?,
+            )
         };
         match asked.await {
             Ok(DevicePoll::Granted(granted)) => return (None, self.finish(*session, granted).await),
@@ -234,7 +239,9 @@ impl Grants {
         let Way::Code(request) = &session.way else { return (None, unknown_session()) };
         let exchanged = async {
             let (client_id, secret) = self.app(&session.integration).await?;
-            Ok::<_, GrantError>(self.tokens.exchange_code(&session.endpoints, client_id, secret, &session.plan, request, &query).await?)
+            let asked = TokenRequest::begin(&self.metrics, TokenGrant::SignIn, &session.integration);
+            let exchanged = self.tokens.exchange_code(&session.endpoints, client_id, secret, &session.plan, request, &query).await;
+            Ok::<_, GrantError>(asked.end(exchanged)?)
         };
         match exchanged.await {
             Ok(granted) => (None, self.finish(*session, granted).await),

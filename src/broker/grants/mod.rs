@@ -28,6 +28,7 @@ use crate::clock::{Clock, seconds_begun};
 use crate::integration::ScmIntegration;
 use crate::key::KeyRing;
 use crate::login::Account;
+use crate::metrics::Metrics;
 use crate::oauth::{self, CachedToken, Classified, ErrorClass, IssuedToken, MintError, TokenCache, TokenClient, TokenState, UserPlan};
 use crate::status;
 use crate::store::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, Origin, StoreError};
@@ -120,6 +121,7 @@ pub(super) struct Grants {
     fingerprints: Arc<TokenFingerprints>,
     /// What the store holds, without tokens.
     index: Mutex<BTreeMap<GrantKey, GrantSummary>>,
+    metrics: Arc<Metrics>,
     /// How fast each issuer is asked.
     pace: Pace,
     /// How often users had personal access tokens kept.
@@ -145,6 +147,7 @@ pub(super) struct Parts {
     pub(super) breakers: Arc<Breakers>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fingerprints: Arc<TokenFingerprints>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) secrets: Arc<SecretLedger>,
     pub(super) store: Arc<dyn GrantStore>,
     pub(super) tokens: Arc<TokenClient>,
@@ -153,7 +156,7 @@ pub(super) struct Parts {
 impl Grants {
     /// Reads what the store holds. A store that cannot be read is named in the status, and the daemon goes on.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { breakers, clock, fingerprints, secrets, store, tokens } = parts;
+        let Parts { breakers, clock, fingerprints, metrics, secrets, store, tokens } = parts;
         let (index, trouble) = match store.list() {
             Ok(list) => (list.into_iter().map(|summary| (summary.key.clone(), summary)).collect(), None),
             Err(error) => (BTreeMap::new(), Some(error.to_string())),
@@ -164,6 +167,7 @@ impl Grants {
             clock,
             fingerprints,
             index: Mutex::new(index),
+            metrics,
             pace: Pace::default(),
             pat_writes: Mutex::default(),
             removed: Mutex::default(),

@@ -10,9 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
+use super::super::counted::TokenRequest;
 use super::records::Saved;
 use super::{CHANGED, GrantError, Grants, binding};
 use crate::integration::ScmIntegration;
+use crate::metrics::labels::{Refresh, TokenGrant};
 use crate::oauth::{self, Classified, ErrorClass, GrantedTokens, IssuedToken, Moment, UserPlan};
 use crate::secret::{ClientSecret, RefreshToken};
 use crate::store::{GrantKey, GrantRecord, GrantState};
@@ -68,6 +70,12 @@ impl Grants {
         let refresh_token = refresh_token.ok_or_else(|| needs_login(NOTHING_TO_RENEW_WITH))?;
         let due = Due { has_token: left != Some(Duration::ZERO), is_orphan, obtained_at, refresh_token, scopes };
         let renewed = self.renew(key, integration, plan, due).await;
+        self.metrics.refreshed(match &renewed {
+            Ok(_) => Refresh::Renewed,
+            Err(GrantError::Gone) => Refresh::Gone,
+            Err(GrantError::NeedsLogin { .. }) => Refresh::LoginNeeded,
+            Err(_) => Refresh::Failed,
+        });
         match &renewed {
             Ok(_) | Err(GrantError::Gone) => {}
             Err(GrantError::NeedsLogin { reason }) => self.give_up(key, obtained_at, reason).await?,
@@ -105,7 +113,8 @@ impl Grants {
             Err(error) if due.has_token => return Err(error.into()),
             Ok(true) | Err(_) => {}
         }
-        let renewed = self.tokens.refresh(&endpoints, client_id, secret, plan, &due.refresh_token).await;
+        let asked = TokenRequest::begin(&self.metrics, TokenGrant::RefreshToken, integration);
+        let renewed = asked.end(self.tokens.refresh(&endpoints, client_id, secret, plan, &due.refresh_token).await);
         let granted = match renewed.inspect_err(|error| pass.failed(error.retry_after())) {
             Ok(granted) => granted,
             Err(error) => return Err(self.refused(key, &due, error).await),

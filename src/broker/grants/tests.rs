@@ -68,6 +68,7 @@ impl Scene {
             fingerprints: Arc::new(TokenFingerprints::new()),
             secrets: Arc::new(SecretLedger::new(KeyRing::load(&Config::default()).unwrap())),
             breakers: Arc::default(),
+            metrics: Arc::default(),
             store: Arc::new(store),
             tokens: Arc::new(TokenClient::new(http, Arc::clone(&clock) as Arc<dyn Clock>)),
         }));

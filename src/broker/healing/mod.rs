@@ -19,6 +19,7 @@ use crate::git::{CredentialRequest, STATE_PREFIX};
 use crate::integration::ScmIntegration;
 use crate::integration::location::Location;
 use crate::integration::registry::{IntegrationRegistry, Lookup};
+use crate::metrics::labels::Rejected;
 use crate::oauth::{CachedToken, Plan};
 use crate::store::GrantKey;
 pub(super) use breaker::{Breakers, Refusal, Storm};
@@ -209,12 +210,16 @@ impl Broker {
         let Some(id) = self.healing.states.id_of(refused, minted_at) else { return Refused::NotHeld };
         let refusal = Refusal { age, host: &integration.host, id, subject, uid };
         if let Some(storm) = self.healing.breakers.refused(&refusal, now) {
+            self.metrics.rejected(Rejected::Kept);
             return Refused::Kept(storm);
         }
         let dropped = match subject {
             Subject::Own(key) => self.grants.erase(key, refused).await,
             Subject::Service(key) => self.cache.erase(key, refused),
         };
+        if dropped {
+            self.metrics.rejected(Rejected::Replaced);
+        }
         if dropped { Refused::Dropped } else { Refused::NotHeld }
     }
 

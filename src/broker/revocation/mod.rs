@@ -18,6 +18,8 @@ use super::{Broker, Error, TokenKey};
 use crate::integration::ScmIntegration;
 use crate::integration::registry::IntegrationRegistry;
 use crate::integration::sync::{Jitter, Published, RandomJitter};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Revocation;
 use crate::oauth::{CachedToken, Classified, ErrorClass, Plan};
 
 /// How many tokens are being revoked at the same time.
@@ -34,6 +36,7 @@ const WAITS: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
 pub(super) struct Revocations {
     arrived: Notify,
     list: watch::Receiver<Published>,
+    metrics: Arc<Metrics>,
     waiting: Mutex<VecDeque<Doomed>>,
 }
 
@@ -83,7 +86,12 @@ impl Broker {
 impl Revocations {
     /// Nothing waits yet. By the list is judged whether an integration is gone.
     pub(super) fn new(list: watch::Receiver<Published>) -> Self {
-        Self { arrived: Notify::new(), list, waiting: Mutex::default() }
+        Self { arrived: Notify::new(), list, metrics: Arc::default(), waiting: Mutex::default() }
+    }
+
+    /// Has what becomes of tokens counted there.
+    pub(super) fn counted_by(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Takes what was dropped and keeps what is to be revoked: that of integrations which the list has no more.
@@ -125,6 +133,13 @@ impl Revocations {
     /// Ends the matter with a line in the log, or has it wait for another try.
     fn settle(&self, mut doomed: Doomed, result: Result<Verdict, Error>) {
         let ScmIntegration { id: integration, host, .. } = &*doomed.integration;
+        if let Ok(verdict) = &result {
+            self.metrics.revoked(match verdict {
+                Verdict::InUse => Revocation::InUse,
+                Verdict::NotOffered => Revocation::NotOffered,
+                Verdict::Revoked => Revocation::Revoked,
+            });
+        }
         let error = match result {
             Ok(Verdict::Revoked) => {
                 return info!(target: "audit", event = "revoked", integration, host, "revoked the token of an integration that is gone");
@@ -144,6 +159,7 @@ impl Revocations {
                 self.wait_with(std::iter::once(doomed));
             }
             None => {
+                self.metrics.revoked(Revocation::Failed);
                 warn!(target: "audit", event = "not_revoked", integration, host, reason = %error, "cannot revoke the token of an integration that is gone; it lives until it expires")
             }
         }

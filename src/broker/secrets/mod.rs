@@ -13,7 +13,9 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
 use crate::integration::EncryptedClientSecret;
-use crate::key::KeyRing;
+use crate::key::{self, KeyRing};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Algorithm;
 use crate::secret::ClientSecret;
 use crate::status;
 
@@ -29,6 +31,7 @@ type CiphertextDigest = [u8; 32];
 pub(super) struct SecretLedger {
     state: Mutex<State>,
     allowance: AsyncMutex<Allowance>,
+    metrics: Arc<Metrics>,
     rotations: watch::Sender<u64>,
 }
 
@@ -50,7 +53,13 @@ struct Known {
 impl SecretLedger {
     pub(super) fn new(ring: KeyRing) -> Self {
         let state = State { ring: Arc::new(ring), rotation: 0, opens: HashMap::new() };
-        Self { state: Mutex::new(state), allowance: AsyncMutex::new(Allowance::new()), rotations: watch::Sender::new(0) }
+        let allowance = AsyncMutex::new(Allowance::new());
+        Self { state: Mutex::new(state), allowance, metrics: Arc::default(), rotations: watch::Sender::new(0) }
+    }
+
+    /// Has what is opened counted there.
+    pub(super) fn counted_by(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The keys in use.
@@ -90,6 +99,12 @@ impl SecretLedger {
         let opened = loop {
             let (ring, rotation) = self.lock().keys_for(&digest)?;
             let opened = decrypt(ring, ciphertext.clone()).await;
+            self.metrics.decrypted(match &opened {
+                None => Algorithm::None,
+                Some((_, key::Algorithm::Rsa { .. })) => Algorithm::Rsa,
+                Some((_, key::Algorithm::X25519)) => Algorithm::X25519,
+            });
+            let opened = opened.map(|(secret, _)| secret);
             // What the keys of before did not open, those of now may.
             if self.lock().remember(digest, Known { opens: opened.is_some(), rotation }) || opened.is_some() {
                 break opened;
@@ -166,10 +181,10 @@ impl State {
 }
 
 /// Opens away from the threads that serve git: a large RSA key takes milliseconds.
-async fn decrypt(ring: Arc<KeyRing>, ciphertext: EncryptedClientSecret) -> Option<ClientSecret> {
+async fn decrypt(ring: Arc<KeyRing>, ciphertext: EncryptedClientSecret) -> Option<(ClientSecret, key::Algorithm)> {
     #[cfg(test)]
     tests::count(&ciphertext);
-    tokio::task::spawn_blocking(move || ring.decrypt(ciphertext.as_bytes()).ok()).await.ok().flatten()
+    tokio::task::spawn_blocking(move || ring.open(ciphertext.as_bytes()).ok()).await.ok().flatten()
 }
 
 fn digest(ciphertext: &EncryptedClientSecret) -> CiphertextDigest {

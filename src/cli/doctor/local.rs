@@ -113,7 +113,12 @@ pub(super) fn token(config: &Config) -> Option<Check> {
 /// Looks up the users and groups that the configuration names.
 pub(super) fn accounts(config: &Config) -> Vec<Check> {
     let rules = Access::new(config.access_rules(), SystemAccounts).err().map(|error| Check::of("access", &error.into()));
-    let group = config.agent.socket_group.as_deref().and_then(|group| group_id(group).err()).map(|error| Check::of("access", &error));
+    let group = config
+        .agent
+        .socket_group
+        .as_deref()
+        .and_then(|group| group_id("agent.socket_group", group).err())
+        .map(|error| Check::of("access", &error));
     rules.into_iter().chain(group).collect()
 }
 

@@ -22,6 +22,7 @@ use super::registry::IntegrationRegistry;
 use super::snapshot::SnapshotStore;
 use super::source::IntegrationSource;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use ledger::Ledger;
 pub(crate) use pace::Allowance;
 use pace::PERMILLE;
@@ -123,6 +124,8 @@ pub struct Parts {
     pub config: Config,
     /// What spreads the attempts in time.
     pub jitter: Arc<dyn Jitter>,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
     /// Where the list comes from.
     pub source: Arc<dyn IntegrationSource>,
     /// Where the list and the pins rest; without one they end with the process.
@@ -224,19 +227,19 @@ impl SyncHandle {
     /// Starts the task without a store on the current Tokio runtime. It asks at once, then every poll interval.
     #[must_use]
     pub fn start(source: Arc<dyn IntegrationSource>, config: Config, clock: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> Self {
-        Self::start_with(Parts { clock, config, jitter, source, store: None })
+        Self::start_with(Parts { clock, config, jitter, metrics: Arc::default(), source, store: None })
     }
 
     /// Starts the task on the current Tokio runtime. With a kept list, the first question may wait for some seconds.
     #[must_use]
     pub fn start_with(parts: Parts) -> Self {
-        let Parts { clock, config, jitter, source, store } = parts;
+        let Parts { clock, config, jitter, metrics, source, store } = parts;
         let state = SyncState { poll_interval: config.poll_interval, source: source.describe(), ..SyncState::default() };
         let (publish, published) = watch::channel(Published { quarantine: Arc::default(), registry: Arc::default(), state, attempts: 0 });
         let signals = Arc::new(Signals::default());
         let ledger = Arc::new(Ledger::new(clock, publish, &*source, store));
         let (requests, asked) = mpsc::channel(WAITING_REQUESTS);
-        let poller = Poller::new(config, jitter, Arc::clone(&ledger), asked, Arc::clone(&signals), source);
+        let poller = Poller::new(config, jitter, Arc::clone(&ledger), asked, Arc::clone(&signals), source).counted_by(metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&ledger).keep_saving());
         tasks.spawn(poller.run());

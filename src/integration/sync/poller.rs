@@ -12,10 +12,13 @@ use super::ledger::Ledger;
 use super::pace::Pace;
 use super::{Config, Jitter, Request, Signals};
 use crate::integration::source::{IntegrationList, IntegrationSource, SourceError, SourceErrorKind};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Sync;
 
 pub(super) struct Poller {
     config: Config,
     ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
     pace: Pace,
     requests: mpsc::Receiver<Request>,
     signals: Arc<Signals>,
@@ -31,7 +34,12 @@ impl Poller {
         signals: Arc<Signals>,
         source: Arc<dyn IntegrationSource>,
     ) -> Self {
-        Self { pace: Pace::new(&config, jitter), config, ledger, requests, signals, source }
+        Self { pace: Pace::new(&config, jitter), config, ledger, metrics: Arc::default(), requests, signals, source }
+    }
+
+    /// Has attempts counted there.
+    pub(super) fn counted_by(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     pub(super) async fn run(mut self) {
@@ -52,7 +60,7 @@ impl Poller {
             }
             let _ = self.signals.hinted.notified().now_or_never();
             self.signals.begun.fetch_add(1, Ordering::SeqCst);
-            let failure = match self.attempt().await {
+            let failure = match self.counted_attempt().await {
                 Ok(list) => {
                     self.ledger.succeeded(list);
                     None
@@ -64,6 +72,18 @@ impl Poller {
             };
             self.wait(failure.as_ref()).await;
         }
+    }
+
+    async fn counted_attempt(&self) -> Result<IntegrationList, SourceError> {
+        let begun = Instant::now();
+        let attempt = self.attempt().await;
+        let outcome = match &attempt {
+            Ok(_) => Sync::Success,
+            Err(error) if error.kind == SourceErrorKind::Operator => Sync::Operator,
+            Err(_) => Sync::Transient,
+        };
+        self.metrics.synced(outcome, begun.elapsed());
+        attempt
     }
 
     async fn attempt(&self) -> Result<IntegrationList, SourceError> {

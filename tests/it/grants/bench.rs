@@ -137,6 +137,7 @@ impl Bench {
             kept: None,
             key_files,
             keys,
+            metrics: Arc::default(),
             operators_pats: Vec::new(),
             providers: Vec::new(),
             registered_key: None,
@@ -187,6 +188,7 @@ impl Running {
         match self.broker.answer(Operation::Get, &request, caller()).await {
             Outcome::Credential { token, .. } => Ok(token.access_token.expose_secret().to_owned()),
             Outcome::Pat { token, .. } => Ok(token.expose_secret().to_owned()),
+            Outcome::Denied { message } => Err(message.unwrap_or_default()),
             Outcome::Refusal { message, .. } => Err(message),
             Outcome::Silence => Err(String::new()),
         }

@@ -150,6 +150,7 @@ impl Host {
             clock: self.clock.clone(),
             config: Config { poll_interval: MINUTE, ..Config::default() },
             jitter: Arc::new(FullJitter),
+            metrics: Arc::default(),
             source: self.plane.clone(),
             store: Some(self.store.clone()),
         })
