@@ -22,6 +22,7 @@ pub mod login;
 pub mod metrics;
 pub mod oauth;
 pub mod oauth_app;
+pub mod sandbox;
 pub mod secret;
 pub mod service;
 pub mod state;

@@ -21,6 +21,9 @@ pub struct Status {
     pub store: Store,
     /// How the process's memory is guarded.
     pub memory: Memory,
+    /// What the daemon let itself have; `null` where it is too old to say.
+    #[serde(default)]
+    pub sandbox: Option<Sandbox>,
     /// Connections open now, this one included.
     pub connections: usize,
     /// What single units were given beyond the access rules; for root and the agent's own user only, else empty.
@@ -264,6 +267,30 @@ pub struct Memory {
     pub reason: Option<String>,
 }
 
+/// What the daemon's process let itself have, beside what a service manager or a container lets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Whether files, ports and other processes are restricted: `abi` and the version of the kernel's interface that is used, `partial`
+    /// where threads were there before, `unsupported` or `off`.
+    pub landlock: String,
+    /// Whether system calls are filtered: `on`, `unsupported` or `off`.
+    pub seccomp: String,
+    /// Whether no program that it could start gains rights by its file.
+    pub no_new_privs: bool,
+    /// What is missing, and why.
+    pub reason: Option<String>,
+}
+
+impl Sandbox {
+    /// In a line for people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!("; {reason}")).unwrap_or_default();
+        let privileges = if self.no_new_privs { "" } else { ", new privileges possible" };
+        format!("landlock {}, seccomp {}{privileges}{reason}", self.landlock, self.seccomp)
+    }
+}
+
 /// What came of reading the settings again: the answer to the verb `reload`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
@@ -327,6 +354,7 @@ pub(crate) mod samples {
             integrations: Vec::new(),
             store: Store { kind: "memory".to_owned(), healthy: true },
             memory: Memory { locked: true, reason: None },
+            sandbox: None,
             connections: 0,
             unit_grants: Vec::new(),
             degraded: Vec::new(),

@@ -90,6 +90,7 @@ pub struct Agent {
     problems: Option<ProblemSource>,
     rates: Rates,
     reloads: Arc<Reloads>,
+    sandbox: Option<status::Sandbox>,
     /// Why nobody new can connect.
     socket_problem: Arc<Mutex<Option<String>>>,
     started: Instant,
@@ -145,11 +146,18 @@ impl Agent {
             problems: None,
             rates: Rates::new(config.rate),
             reloads,
+            sandbox: None,
             socket_problem: Arc::default(),
             started: Instant::now(),
             status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
             units: Units::new(None),
         }
+    }
+
+    /// With what its process let itself have.
+    #[must_use]
+    pub fn in_sandbox(self, sandbox: status::Sandbox) -> Self {
+        Self { sandbox: Some(sandbox), ..self }
     }
 
     /// The same with one more that says what is wrong, if anything is.
@@ -178,6 +186,7 @@ impl Agent {
             problems: self.problems.clone(),
             rates: self.rates.with_rate(config.rate),
             reloads: Arc::clone(&self.reloads),
+            sandbox: self.sandbox.clone(),
             socket_problem: Arc::clone(&self.socket_problem),
             started: self.started,
             status_places: Arc::clone(&self.status_places),
@@ -237,6 +246,7 @@ impl Agent {
             integrations: report.integrations,
             store: report.store,
             memory: self.memory.clone(),
+            sandbox: self.sandbox.clone(),
             connections: self.connections.count(),
             unit_grants: if only.is_none() { self.units.grants.list() } else { Vec::new() },
             degraded: report.degraded,

@@ -21,7 +21,7 @@ use crate::agent::{self, Agent, Ending, InForce, unit_grants};
 use crate::api::{self, ControlPlane, IntegrationFile, Replaceable, TokenSource};
 use crate::broker::{Broker, KeptList, Opened, Parts};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, MetricsAddress, Source, StoreKind, TokenOrigin};
+use crate::config::{self, Config, MetricsAddress, SOCKET_KEY, STATE_DIR_KEY, Source, StoreKind, TokenOrigin};
 use crate::error::{Error, Kind};
 use crate::integration::snapshot::SnapshotStore;
 use crate::integration::source::{ChangeFeed, IntegrationSource, RegisteredKeySource};
@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::metrics::listen::Address;
 use crate::metrics::serve::Server;
 use crate::oauth::TokenClient;
+use crate::sandbox::{self, Sandbox};
 use crate::secret::{BearerToken, trimmed};
 use crate::service::{Manager, News};
 use crate::state::StateKeys;
@@ -99,6 +100,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         None => BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?,
     };
     let state = state_directory(&config.agent.state_dir)?;
+    // Before there are threads, and after all that a daemon does once only.
+    let sandbox = shut_in(&config, &socket, &state)?;
     let kept = Arc::new(match &state {
         Opened { directory: Some(directory), .. } => KeptList::new(directory, &keys),
         Opened { problem, .. } => KeptList::unusable(problem.clone().unwrap_or_default()),
@@ -143,7 +146,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         let reloads = Arc::new(reloads);
         let agent = Agent::new(broker, Arc::new(access), agent_config(&config), memory, Arc::clone(&reloads));
         let agent = agent.with_kept_grants(kept_unit_grants).with_problems(Arc::new(logs.problems()));
-        let agents = Arc::new(InForce::new(agent));
+        let agents = Arc::new(InForce::new(agent.in_sandbox(in_status(sandbox.report()))));
         let looked_at = Arc::clone(&agents);
         let (server, scrapes) = Server::new(metrics_address.clone(), metrics, Arc::new(move || looked_at.get().gauges()));
         tasks.spawn(server.run());
@@ -153,6 +156,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
             explicit: explicit.map(Path::to_owned),
             logs: Arc::clone(&logs),
             metrics_address: Mutex::new(metrics_address),
+            sandbox,
             scrapes,
             source: replaceable,
             started_with: Arc::clone(&config),
@@ -167,6 +171,37 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         let _ = writeln!(io.stderr, "connections were cut off after the grace period");
     }
     Ok(())
+}
+
+/// Gives up whatever the configuration does not name.
+fn shut_in(config: &Config, socket: &BoundSocket, state: &Opened) -> Result<Sandbox, Error> {
+    let mut places = config.places(|name| std::env::var_os(name));
+    if socket.is_inherited() {
+        // The file is the service manager's.
+        places.written.retain(|place| place.key != SOCKET_KEY);
+    }
+    if state.directory.is_none() {
+        // It is not used before the next start, and its file system may not answer.
+        places.written.retain(|place| place.key != STATE_DIR_KEY);
+    }
+    let mode = match config.agent.sandbox {
+        config::Sandbox::Auto => sandbox::Mode::Auto,
+        config::Sandbox::Off => sandbox::Mode::Off,
+        config::Sandbox::Require => sandbox::Mode::Require,
+    };
+    let sandbox = Sandbox::enter(mode, &places)
+        .map_err(|error| Error::new(Kind::Config, error.to_string()).hint("agent.sandbox = \"auto\" starts with what there is"))?;
+    let sandbox::Report { landlock, seccomp, no_new_privs, reason } = sandbox.report();
+    match reason {
+        Some(reason) => warn!(landlock, seccomp, no_new_privs, reason, "the daemon is not shut in as far as it could be"),
+        None => info!(landlock, seccomp, no_new_privs, "sandbox"),
+    }
+    Ok(sandbox)
+}
+
+fn in_status(report: &sandbox::Report) -> status::Sandbox {
+    let sandbox::Report { landlock, seccomp, no_new_privs, reason } = report;
+    status::Sandbox { landlock: landlock.clone(), seccomp: (*seccomp).to_owned(), no_new_privs: *no_new_privs, reason: reason.clone() }
 }
 
 /// Keeps the feed of changes open and passes on what it tells. A start in which all hosts of a fleet take part is spread by the first

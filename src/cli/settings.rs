@@ -15,11 +15,12 @@ use crate::agent::InForce;
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::{self, Replaceable};
 use crate::broker::Settings;
-use crate::config::{Config, Environment, Source};
-use crate::error::Error;
+use crate::config::{Config, Environment, SOCKET_KEY, STATE_DIR_KEY, Source};
+use crate::error::{Error, Kind};
 use crate::http;
 use crate::metrics::listen::{Address, Bound};
 use crate::metrics::serve::Handle;
+use crate::sandbox::{self, Named, Places, Sandbox};
 
 /// What is replaced, and where from.
 pub(super) struct Reloader {
@@ -30,6 +31,7 @@ pub(super) struct Reloader {
     pub(super) logs: Arc<Logs>,
     /// Where scrapes are answered now.
     pub(super) metrics_address: Mutex<Option<Address>>,
+    pub(super) sandbox: Sandbox,
     pub(super) scrapes: Handle,
     /// `None` where the list comes from a file.
     pub(super) source: Option<Arc<Replaceable>>,
@@ -59,11 +61,11 @@ impl Reloader {
     }
 
     async fn reload_all(&self) -> Result<Vec<String>, Error> {
-        let (explicit, started_with) = (self.explicit.clone(), Arc::clone(&self.started_with));
+        let (explicit, started_with, sandbox) = (self.explicit.clone(), Arc::clone(&self.started_with), self.sandbox.clone());
         // Files, and users and groups, which may come from a server.
-        let prepared = tokio::task::spawn_blocking(move || prepare(explicit.as_deref(), &started_with)).await;
+        let prepared = tokio::task::spawn_blocking(move || prepare(explicit.as_deref(), &started_with, &sandbox)).await;
         let Prepared { access, audit, config, control_plane, issuers } =
-            prepared.map_err(|_| Error::new(crate::error::Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
+            prepared.map_err(|_| Error::new(Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
         let before = self.agents.get();
         let scrapes = self.other_scrapes(&config)?;
         let keys = before.broker().load_keys(config.key_config(self.allow_development_key)).await?;
@@ -107,12 +109,29 @@ impl Reloader {
             return Ok(None);
         }
         let bound = wanted.map(|address| Bound::bind(&address).map(|bound| (address, bound))).transpose();
-        bound.map(Some).map_err(|error| Error::new(crate::error::Kind::Config, "metrics.listen").because(error))
+        bound.map(Some).map_err(|error| Error::new(Kind::Config, "metrics.listen").because(error))
     }
 }
 
-fn prepare(explicit: Option<&std::path::Path>, started_with: &Config) -> Result<Prepared, Error> {
-    let config = Config::load(explicit, &Environment::from_process())?;
+fn prepare(explicit: Option<&std::path::Path>, started_with: &Config, sandbox: &Sandbox) -> Result<Prepared, Error> {
+    let refused = |error: sandbox::Error| Error::new(Kind::Config, error.to_string());
+    let config = match Config::load(explicit, &Environment::from_process()) {
+        Ok(config) => config,
+        Err(error) => {
+            // That the system denies a file is not the whole truth where it was the daemon that asked it to.
+            let named = |file: &std::path::Path| Named { key: "--config".to_owned(), path: file.to_owned() };
+            let denied = Places { files: error.denied_files().map(named).collect(), ..Places::default() };
+            return Err(sandbox.check(&denied).map_or_else(refused, |()| error.into()));
+        }
+    };
+    // What is used from the next start on may be anywhere.
+    let mut waiting = config.needs_restart(started_with);
+    waiting.extend([SOCKET_KEY, STATE_DIR_KEY].map(str::to_owned));
+    if !config.has_source_of(started_with) {
+        waiting.extend(["control_plane.ca_file", "control_plane.token_file"].map(str::to_owned));
+    }
+    let places = config.places(|name| std::env::var_os(name)).without(&waiting);
+    sandbox.check(&places).map_err(refused)?;
     config.require_secrets()?;
     let issuers = http::Client::new(&config.http_config(false)).map_err(http_setup)?;
     let access = Access::new(config.access_rules(), SystemAccounts)?;

@@ -71,6 +71,9 @@ fn table(status: &Status, now: SystemTime) -> String {
         Some(reason) => format!("not locked: {reason}"),
     };
     line("memory", &memory);
+    if let Some(sandbox) = &status.sandbox {
+        line("sandbox", &sandbox.words());
+    }
     line("connections", &status.connections.to_string());
     if !status.unit_grants.is_empty() {
         line("unit grants", &format!("{}; see them: scm-agent grant --list", status.unit_grants.len()));

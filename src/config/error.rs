@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Origin;
 
@@ -27,6 +27,14 @@ impl Error {
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// The files of the configuration that the system did not let this process read.
+    pub fn denied_files(&self) -> impl Iterator<Item = &Path> {
+        self.problems.iter().filter_map(|problem| match (&problem.origin, &problem.cause) {
+            (Origin::File(path), Cause::Unreadable(io::ErrorKind::PermissionDenied)) => Some(path.as_path()),
+            _ => None,
+        })
     }
 }
 

@@ -36,6 +36,7 @@ pub const KEYS: [(&str, &[&str]); 9] = [
             "request_timeout",
             "shutdown_grace_period",
             "allow_insecure_loopback",
+            "sandbox",
         ],
     ),
     ("store", &["kind"]),

@@ -16,6 +16,7 @@ mod error;
 mod keys;
 mod layer;
 mod named;
+mod places;
 mod reader;
 mod restart;
 mod sections;
@@ -28,6 +29,7 @@ pub use environment::Environment;
 pub use error::{Cause, Error, Problem};
 pub use keys::KEYS;
 pub use named::Finding;
+pub use places::{SOCKET_KEY, STATE_DIR_KEY};
 pub use reader::{Origin, Setting};
 
 /// Where the configuration is when nobody says otherwise.
@@ -198,6 +200,8 @@ pub struct Agent {
     pub read_timeout: Duration,
     /// How long an answer may take.
     pub request_timeout: Duration,
+    /// Whether the daemon shuts itself in.
+    pub sandbox: Sandbox,
     /// How long running requests get at shutdown.
     pub shutdown_grace_period: Duration,
     /// The Unix socket.
@@ -208,6 +212,17 @@ pub struct Agent {
     pub socket_mode: u32,
     /// The directory for what must outlive the daemon. It need not exist yet.
     pub state_dir: PathBuf,
+}
+
+/// Whether the daemon shuts itself in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// `auto`: as far as the kernel offers it.
+    Auto,
+    /// `off`
+    Off,
+    /// `require`: no start without it.
+    Require,
 }
 
 /// `[[provider]]`: what is different about one SCM host.

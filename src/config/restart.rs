@@ -25,6 +25,7 @@ impl Config {
             ("agent.socket_group", now.socket_group != then.socket_group),
             ("agent.socket_mode", now.socket_mode != then.socket_mode),
             ("agent.state_dir", now.state_dir != then.state_dir),
+            ("agent.sandbox", now.sandbox != then.sandbox),
             ("store.kind", self.store.kind != started_with.store.kind),
             // A socket that stays where it is stays whose it is.
             (
@@ -70,8 +71,10 @@ mod tests {
             ),
             (format!("{PLANE}token_file = \"/t\"\nproxy = \"http://p.example\"\n[agent]\nsocket = \"/a\"\n[scm]\ntimeout = \"1s\"\n"), &[]),
             (
-                format!("{PLANE}[agent]\nsocket = \"/b\"\nsocket_group = \"0\"\nsocket_mode = \"0600\"\nstate_dir = \"/s\"\n"),
-                &["agent.socket", "agent.socket_group", "agent.socket_mode", "agent.state_dir"],
+                format!(
+                    "{PLANE}[agent]\nsocket = \"/b\"\nsocket_group = \"0\"\nsocket_mode = \"0600\"\nstate_dir = \"/s\"\nsandbox = \"off\"\n"
+                ),
+                &["agent.socket", "agent.socket_group", "agent.socket_mode", "agent.state_dir", "agent.sandbox"],
             ),
             (
                 format!("{PLANE}url = \"https://other.example\"\n[agent]\nsocket = \"/a\"\n[store]\nkind = \"memory\"\n"),

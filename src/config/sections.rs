@@ -12,7 +12,7 @@ use super::reader::{Reader, Section, flag, path, quoted, quoted_list, resolve, t
 use super::syntax::{Urls, exceptions, host, is_uuid, proxy, redirect_uri, scopes};
 use super::{
     Agent, Cause, Config, ControlPlane, Environment, Error, Grant, Key, Log, LogFormat, LogLevel, Metrics, MetricsAddress, Network,
-    OaepHash, Origin, PatOrigin, Problem, Provider, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
+    OaepHash, Origin, PatOrigin, Problem, Provider, Sandbox, Source, Store, StoreKind, TokenEndpointAuth, TokenOrigin,
 };
 
 const DEFAULT_URL: &str = "https://app.gitpod.io/api";
@@ -96,6 +96,7 @@ fn agent(mut section: Section<'_>) -> Agent {
         request_timeout: section.duration("request_timeout", 8 * SECOND, SECOND..=10 * MINUTE),
         shutdown_grace_period: section.duration("shutdown_grace_period", 5 * SECOND, Duration::ZERO..=10 * MINUTE),
         allow_insecure_loopback: section.flag("allow_insecure_loopback", false),
+        sandbox: section.choice_or("sandbox", &[("auto", Sandbox::Auto), ("off", Sandbox::Off), ("require", Sandbox::Require)], 0),
     }
 }
 

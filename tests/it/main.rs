@@ -34,6 +34,7 @@ mod reload;
 mod revocation;
 mod root;
 mod rotation;
+mod sandbox;
 mod service;
 mod state;
 mod store;

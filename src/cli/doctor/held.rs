@@ -3,7 +3,7 @@
 use super::{Check, NOTHING_TO_SET};
 use crate::cli::advice::{self, as_root};
 use crate::login;
-use crate::status::{Secret, Status, Token, TokenState};
+use crate::status::{Sandbox, Secret, Status, Token, TokenState};
 
 /// Whether the daemon and this program are of one version.
 pub(super) fn daemon(status: &Status) -> Check {
@@ -199,6 +199,19 @@ pub(super) fn memory(status: &Status) -> Check {
         Some(reason) => {
             Check::warn("memory", format!("may be swapped: {reason}"), "LimitMEMLOCK=infinity in the unit, or ulimit -l unlimited")
         }
+    }
+}
+
+/// What the daemon took away from itself.
+pub(super) fn sandbox(sandbox: &Sandbox) -> Check {
+    let words = sandbox.words();
+    match &sandbox.reason {
+        None => Check::ok("sandbox", words),
+        Some(_) => Check::warn(
+            "sandbox",
+            words,
+            "a kernel with Landlock (5.13 or later, in lsm=) and seccomp; in a container, its profile must let them through",
+        ),
     }
 }
 

@@ -154,6 +154,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
             checks.extend(held::integrations(&status));
             checks.extend(held::other_faults(&status));
             checks.push(held::memory(&status));
+            checks.extend(status.sandbox.as_ref().map(held::sandbox));
             if let Some(config) = &config {
                 checks.extend(local::providers(config, &status));
                 checks.extend(issuers::examine(config, &status));

@@ -66,7 +66,7 @@ fn the_example_states_the_defaults_of_the_code() {
         assert_eq!(stated, default, "{}.{}", setting.section, setting.name);
         compared += 1;
     }
-    assert_eq!(compared, 22);
+    assert_eq!(compared, 23);
 }
 
 #[test]

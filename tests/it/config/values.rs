@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use scm_agent::config::{
-    Access, AccountList, Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, PatOrigin, Permission, Provider, Source, TokenEndpointAuth,
+    Access, AccountList, Agent, Grant, KEYS, LogFormat, LogLevel, OaepHash, PatOrigin, Permission, Provider, Sandbox, Source,
+    TokenEndpointAuth,
 };
 use scm_agent::integration::location::HostPattern;
 
@@ -26,6 +27,7 @@ fn the_defaults_are_the_documented_ones() {
         max_request_burst: 2_000,
         max_requests_per_second: 500,
         read_timeout: secs(2),
+        sandbox: Sandbox::Auto,
         request_timeout: secs(8),
         shutdown_grace_period: secs(5),
         socket: "/run/scm-agent/agent.sock".into(),
@@ -67,6 +69,7 @@ fn every_key_becomes_its_type() {
         max_requests_per_second = 65535
         max_request_burst = 1
         shutdown_grace_period = "0s"
+        sandbox = "require"
         [[access]]
         users = ["ci", "1000"]
         groups = ["builders"]
@@ -110,6 +113,7 @@ fn every_key_becomes_its_type() {
     assert_eq!((config.agent.max_connections, config.agent.max_connections_per_user), (4096, 1));
     assert_eq!((config.agent.max_requests_per_second, config.agent.max_request_burst), (65_535, 1));
     assert_eq!(config.agent.shutdown_grace_period, Duration::ZERO);
+    assert_eq!(config.agent.sandbox, Sandbox::Require);
     let list = |name: &str, names: &[&str]| AccountList {
         key: format!("{}: access[{name}", folder.main().display()),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
