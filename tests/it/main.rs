@@ -9,6 +9,7 @@ mod bearer;
 mod child;
 mod config;
 mod current;
+mod docs;
 mod doctor;
 mod explain;
 mod flow;

@@ -167,7 +167,9 @@ fn options(roff: &mut Roff, command: &Command) {
                 for value in &values {
                     let help = value.get_help().map(ToString::to_string).unwrap_or_default();
                     roff.control("IP", []);
-                    roff.text([bold(value.get_name()), roman(format!(": {help}"))]);
+                    let mut line = vec![bold(value.get_name()), roman(": ")];
+                    line.extend(prose(&help));
+                    roff.text(line);
                 }
             } else {
                 let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
@@ -342,7 +344,7 @@ mod tests {
             let text = page.text.replace("\\fB", "").replace("\\fR", "").replace("\\-", "-").replace(" (", "(");
             for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || "-.()".contains(c))) {
                 let word = word.trim_end_matches(['.', ',']);
-                if word.contains("scm-agent") && word.ends_with(')') {
+                if word.contains("scm-agent") && word.contains('(') && word.ends_with(')') {
                     assert!(names.iter().any(|name| name == word), "{} names {word}", page.name);
                     found += 1;
                 }
@@ -359,7 +361,7 @@ mod tests {
             let ours: Vec<&str> = lines.iter().flat_map(|line| line.match_indices("scm-agent ").map(|(start, _)| &line[start..])).collect();
             assert!(!ours.is_empty(), "{page} shows something else");
             for line in ours {
-                let words = line.split([' ', ')']).take_while(|word| !["|", ">", "<", "&&", ""].contains(word));
+                let words = line.split([' ', ')']).take_while(|word| !["|", ">", "<", "&&", "\""].contains(word));
                 assert!(Cli::command().try_get_matches_from(words).is_ok(), "{line}");
             }
         }
