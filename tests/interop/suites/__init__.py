@@ -6,6 +6,7 @@ from suites.crowd import Crowd
 from suites.fake import Fake
 from suites.flow import Flow
 from suites.gits import Gits
+from suites.guide import Guide
 from suites.hang import Hang
 from suites.keys import Keys
 from suites.leaks import Leaks
@@ -28,4 +29,4 @@ from suites.watch import Watch
 # Leaks looks at what the suites before it left behind, so it is the last.
 ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
        Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
-       GitCredentialOAuthElsewhere, Pats, Systemd, Leaks]
+       GitCredentialOAuthElsewhere, Pats, Systemd, Guide, Leaks]
