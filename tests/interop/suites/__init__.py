@@ -21,6 +21,7 @@ from suites.pats import Pats
 from suites.proxy import Proxy
 from suites.restart import Restart
 from suites.setup import Setup
+from suites.shells import Shells
 from suites.systemd import Systemd
 from suites.trust import Trust, TrustMembers
 from suites.users import Users
@@ -29,4 +30,4 @@ from suites.watch import Watch
 # Leaks looks at what the suites before it left behind, so it is the last.
 ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
        Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
-       GitCredentialOAuthElsewhere, Pats, Systemd, Guide, Leaks]
+       GitCredentialOAuthElsewhere, Pats, Shells, Systemd, Guide, Leaks]
