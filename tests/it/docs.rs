@@ -333,6 +333,32 @@ fn every_key_that_is_named_is_one_of_the_configuration() {
 }
 
 #[test]
+fn the_package_has_what_there_is_and_a_changelog_of_this_version() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let value = |name: &str| {
+        let line = manifest.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")));
+        line.and_then(|rest| rest.split('"').next()).unwrap_or_else(|| panic!("no {name}")).to_owned()
+    };
+    let changelog = fs::read_to_string(root().join(value("changelog"))).unwrap();
+    assert!(
+        changelog.starts_with(&format!("scm-agent ({}-{}) ", value("version"), value("revision"))),
+        "{}",
+        changelog.lines().next().unwrap()
+    );
+    assert!(changelog.contains(&format!("\n -- {}  ", value("maintainer"))), "{changelog}");
+    let (_, assets) = manifest.split_once("\nassets = [\n").unwrap();
+    let sources = assets.lines().take_while(|line| *line != "]").filter_map(|line| line.trim().strip_prefix("[\"")?.split('"').next());
+    let mut checked = 0;
+    // What is built is not there yet.
+    for source in sources.filter(|source| !source.starts_with("target/release/")) {
+        let fixed = source.split(['*', '?']).next().unwrap();
+        assert!(root().join(fixed).exists(), "there is no {source}");
+        checked += 1;
+    }
+    assert!(checked >= 8, "only {checked} assets were found");
+}
+
+#[test]
 fn commands_are_found_where_a_shell_would_start_them() {
     let found = |line: &str| commands(line).into_iter().map(|words| words.join(" ")).collect::<Vec<_>>();
     assert_eq!(found("scm-agent status --json   # what it holds"), ["scm-agent status --json"]);
