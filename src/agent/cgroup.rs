@@ -260,23 +260,25 @@ impl Cgroups {
     /// # Errors
     /// [`Unknown`]
     pub(super) fn search(&self, process: &OwnedFd) -> Result<Arc<Cgroup>, Unknown> {
-        let root = self.root.as_deref().ok_or(Unknown::NoHierarchy)?;
         let number = peer::number(process)?.ok_or(Unknown::Hidden)?;
         let id = sys::process_info(process).ok().and_then(|info| info.cgroup_id);
         let said = said_of(number).and_then(|path| self.at(&path)).filter(|cgroup| id.is_none_or(|id| cgroup.id == id));
-        let is_root =
-            |root: &Cgroup| id.map_or_else(|| self.directory("/").is_some_and(|path| has_process(&path, number)), |id| root.id == id);
-        let found = said.or_else(|| self.at("/").filter(is_root)).or_else(|| match id {
-            Some(id) => find(root, |entry, _| entry.ino() == id),
-            None => find(root, |_, path| has_process(path, number)),
-        });
-        let cgroup = if_alive(process.as_fd(), Arc::new(found.ok_or(Unknown::Hidden)?))?;
+        let found = said.or_else(|| self.look_at_all(number, id)).ok_or(Unknown::Hidden)?;
+        let cgroup = if_alive(process.as_fd(), Arc::new(found))?;
         let mut known = self.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
         known.insert(cgroup.id, Arc::clone(&cgroup));
         Ok(cgroup)
+    }
+
+    /// The cgroup with an id, or where the kernel tells none, the one that has the process of a number in it.
+    fn look_at_all(&self, number: i32, id: Option<u64>) -> Option<Cgroup> {
+        let root = self.root.as_deref()?;
+        let is_it = |path: &Path, inode: u64| id.map_or_else(|| has_process(path, number), |id| inode == id);
+        let whole = self.at("/").filter(|whole| is_it(root, whole.id));
+        whole.or_else(|| find_in(root, |_| true, |entry, path| is_it(path, entry.ino())))
     }
 
     /// The cgroup at a path as it is now.
@@ -345,12 +347,7 @@ fn has_process(directory: &Path, number: i32) -> bool {
     text.lines().any(|line| line.parse() == Ok(number))
 }
 
-/// The first cgroup that is meant.
-fn find(root: &Path, is_it: impl FnMut(&fs::DirEntry, &Path) -> bool) -> Option<Cgroup> {
-    find_in(root, |_| true, is_it)
-}
-
-/// The first one, below those whose names may lead there. `is_it` is given the path with the root in front.
+/// The first cgroup that is meant, below those whose names may lead there. `is_it` is given the path with the root in front.
 fn find_in(root: &Path, leads_on: impl Fn(&str) -> bool, mut is_it: impl FnMut(&fs::DirEntry, &Path) -> bool) -> Option<Cgroup> {
     let mut directories = vec![root.to_owned()];
     let mut seen = 0;
@@ -466,6 +463,11 @@ mod tests {
         if let Ok(found) = found {
             // The second time without a search.
             assert!(cgroups.of_peer(&ours).is_ok_and(|again| *again == found));
+            // As on kernels that tell no id, and where /proc shows nothing.
+            let number = i32::try_from(std::process::id()).unwrap();
+            assert_eq!(cgroups.look_at_all(number, None).as_ref(), Some(&found));
+            assert_eq!(cgroups.look_at_all(number, Some(found.id)).as_ref(), Some(&found));
+            assert_eq!((cgroups.look_at_all(i32::MAX, None), cgroups.look_at_all(number, Some(u64::MAX))), (None, None));
         }
     }
 

@@ -151,3 +151,24 @@ fn opens_grants_that_may_only_be_read() {
     println!("ANSWER {}", crate::store::told(&store.save(&grant)));
     println!("ANSWER {} problems", store.problems().len());
 }
+
+/// Connects to the agent, hands the connection to whoever is at the other end of standard input, and lives until that closes. Run by
+/// `root::units`.
+#[test]
+#[ignore = "started by root::units"]
+fn connects_and_hands_it_over() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::os::fd::AsFd;
+    let mut word = [0_u8; 1];
+    // Only once it is where it belongs.
+    std::io::stdin().read_exact(&mut word).unwrap();
+    let connection = UnixStream::connect(std::env::var_os("SOCKET").unwrap()).unwrap();
+    let stdin = std::io::stdin();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = [connection.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+    sendmsg(stdin.as_fd(), &[std::io::IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+    // Until it is told to end.
+    let _ = std::io::stdin().read(&mut word);
+}

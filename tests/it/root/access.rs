@@ -12,16 +12,16 @@ use crate::support::daemon::{Daemon, run};
 use crate::support::scene::{CLIENT_SECRET, Scene};
 
 /// The group of the socket, which all users here are in.
-const GROUP: u32 = 65_432;
+pub(super) const GROUP: u32 = 65_432;
 /// Another group, for a rule.
 const BUILDERS: u32 = 65_433;
 /// Three users.
-const CI: u32 = 54_321;
-const DEV: u32 = 54_322;
+pub(super) const CI: u32 = 54_321;
+pub(super) const DEV: u32 = 54_322;
 const BUILDER: u32 = 54_323;
 
 /// A host that other users can ask on.
-async fn scene() -> Scene {
+pub(super) async fn scene() -> Scene {
     let scene = Scene::new(crate::binaries()).await;
     std::fs::set_permissions(scene.world.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let helper = scene.world.path("helper");
@@ -32,7 +32,7 @@ async fn scene() -> Scene {
 }
 
 /// The configuration of a scene with rules.
-fn config(scene: &Scene, rules: &str) -> std::path::PathBuf {
+pub(super) fn config(scene: &Scene, rules: &str) -> std::path::PathBuf {
     let config = scene.config("24h");
     let text = std::fs::read_to_string(&config).unwrap();
     let text = text.replace("[agent]\n", &format!("[agent]\nsocket_group = \"{GROUP}\"\n"));
@@ -41,7 +41,7 @@ fn config(scene: &Scene, rules: &str) -> std::path::PathBuf {
 }
 
 /// What the helper prints for a user with these supplementary groups.
-async fn ask_as(scene: &Scene, daemon: &Daemon, uid: u32, groups: &[u32], operation: &str, request: &str) -> String {
+pub(super) async fn ask_as(scene: &Scene, daemon: &Daemon, uid: u32, groups: &[u32], operation: &str, request: &str) -> String {
     let list = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let mut command = Command::new("setpriv");
     command.args([format!("--reuid={uid}"), format!("--regid={GROUP}")]);
