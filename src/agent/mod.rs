@@ -353,7 +353,9 @@ struct Client {
 /// Starts serving a connection, if its peer may ask and there is a place for it.
 fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
     let agent = agents.get();
-    let peer = match Peer::of(&stream) {
+    // Connections have it from the listener, but for those that were made before that had it: they waited while nobody served it yet.
+    let passed = rustix::net::sockopt::set_socket_passcred(&stream, true).map_err(io::Error::from);
+    let peer = match passed.and_then(|()| Peer::of(&stream)) {
         Ok(peer) => peer,
         Err(error) => {
             let message = "refused: the kernel does not say who asks";

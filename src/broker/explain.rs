@@ -275,7 +275,7 @@ impl Asked<'_> {
                         None => format!("no access rule gives you {}", name(*right)),
                     };
                     match &self.caller.unit_problem {
-                        Some(problem) => format!("{denied}, and what rules and grants give to units counts for nobody here: {problem}"),
+                        Some(problem) => format!("{denied}, and what units have does not count for you: {problem}"),
                         None => denied,
                     }
                 },

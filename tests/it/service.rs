@@ -281,3 +281,19 @@ async fn a_socket_whose_file_is_gone_is_said_to_be() {
     assert!(!scene.world.socket().exists(), "only who made it can make it again");
     assert!(manager.hear("degraded: the file of the socket").contains("is gone"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_before_anybody_served_is_answered() {
+    use std::io::{Read, Write};
+    let scene = Scene::new(crate::binaries()).await;
+    let manager = FakeManager::new(&scene);
+    // The listener has no SO_PASSCRED yet, and on some kernels connections are as the listener was when they were made.
+    let mut early = std::os::unix::net::UnixStream::connect(scene.world.socket()).unwrap();
+    early.write_all(b"scm-agent/1 ping\n\n").unwrap();
+    early.shutdown(std::net::Shutdown::Write).unwrap();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    let daemon = manager.start(&scene);
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\"pid\":"), "{answer}\n{}", daemon.log());
+}

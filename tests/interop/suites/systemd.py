@@ -27,6 +27,15 @@ level = "trace"
 """
 ETC = "/etc/scm-agent"
 UNITS = ["/usr/lib/systemd/system/scm-agent.service", "/usr/lib/systemd/system/scm-agent.socket"]
+# Does what it finds in a folder of its user's, one script after the other, as long as it runs. %n is the unit's own name.
+JOB = """\
+[Service]
+User=member
+ExecStartPre={before}
+ExecStart=/bin/sh -c 'cd /home/member/jobs/%n && while :; do for one in *.sh; do \\
+    [ -e $one ] && {{ sh $one >$one.out 2>&1; mv $one $one.done; }}; done; sleep 0.1; done'
+Restart=no
+"""
 # As `systemd-analyze security` counts: tenths.
 MOST_EXPOSED = 12
 CLONES = 200
@@ -264,6 +273,77 @@ class Systemd(Suite):
         machine.must("systemctl", "reload", "scm-agent.service")
         self.expect_clone("again", "with the rule taken back")
         expect(self.pid() == before and "degraded" not in machine.show("StatusText"), "something is left of it")
+
+    def start_job(self, name, before="/bin/true"):
+        """A unit of the system's that runs scripts as the member. Its file goes with this machine."""
+        unit = f"{name}.service"
+        self.machine.must("install", "-d", "-o", "member", f"/home/member/jobs/{unit}", "/home/member/jobs")
+        self.machine.write(f"/run/systemd/system/{unit}", JOB.format(before=before))
+        self.machine.must("systemctl", "daemon-reload")
+        self.machine.must("systemctl", "start", unit)
+        return unit
+
+    def clones_in(self, unit, name):
+        """Whether a clone in a unit succeeds."""
+        folder = f"/home/member/jobs/{unit}"
+        script = "export HOME=/home/member GIT_TERMINAL_PROMPT=0\n" + CLONE.format(names=name, url=self.url)
+        self.machine.write(f"{folder}/{name}.new", script)
+        self.machine.must("mv", f"{folder}/{name}.new", f"{folder}/{name}.sh")
+        wait_until(lambda: self.machine.run("test", "-e", f"{folder}/{name}.sh.done").returncode == 0, f"{unit} does nothing", 60)
+        said = self.machine.must("cat", f"{folder}/{name}.sh.out")
+        expect(not said or f"failed: {name}" in said, f"in {unit}, git said: {said}")
+        return not said
+
+    def case_a_unit_with_a_grant_clones_and_another_does_not_and_neither_once_it_has_ended(self):
+        machine, host = self.machine, self.url.split("/")[2]
+        machine.write(f"{ETC}/config.d/units.toml", "[[access]]\nallow = []\n")
+        machine.must("systemctl", "reload", "scm-agent.service")
+        granted, other = self.start_job("job-1"), self.start_job("job-2")
+        expect(not self.clones_in(granted, "grant-none"), "a unit clones without a grant")
+        done = machine.as_user("member", f"scm-agent grant --unit {granted} --host {host}")
+        expect(done.returncode == 1 and b"only root and the agent's own user" in done.stderr, "a member gives grants")
+        machine.must("scm-agent", "grant", "--unit", granted, "--host", host, "--ttl", "10m")
+        expect(self.clones_in(granted, "grant-first"), "a unit with a grant does not clone")
+        expect(not self.clones_in(other, "grant-other"), "a unit without one clones")
+        expect("failed" in self.clone("member", "grant-outside").stdout.decode(), "the same user clones outside the unit")
+        # It outlives the agent, whichever way that ends.
+        machine.must("systemctl", "restart", "scm-agent.service")
+        expect(self.clones_in(granted, "grant-restarted"), "a restart of the agent took the grant")
+        before = self.pid()
+        machine.must("systemctl", "kill", "--signal=KILL", "scm-agent.service")
+        wait_until(lambda: self.pid() not in (0, before), "no other daemon came")
+        expect(self.clones_in(granted, "grant-killed"), "a kill of the agent took the grant")
+        expect(granted in machine.must("scm-agent", "grant", "--list"), "the grant is not listed")
+        # Not the unit.
+        machine.must("systemctl", "restart", granted)
+        expect(not self.clones_in(granted, "grant-anew"), "the next run of the unit has the grant")
+        expect(machine.must("scm-agent", "grant", "--list").strip() == "no unit has a grant", "the grant is still there")
+        # As docs/access.md has it: the unit is given its host as it starts, each time anew.
+        own = self.start_job("job-3", f"+/usr/bin/scm-agent grant --unit %n --host {host} --ttl 5m")
+        expect(self.clones_in(own, "grant-own"), "a grant before the start does not count")
+        machine.must("systemctl", "restart", own)
+        expect(self.clones_in(own, "grant-own-anew"), "nor does it after a restart of the unit")
+
+    def case_a_rule_about_units_is_for_processes_of_theirs_alone(self):
+        machine = self.machine
+        machine.write(f"{ETC}/config.d/units.toml", "[[access]]\nunits = [\"job-*.service\"]\nallow = [\"service\"]\n")
+        machine.must("systemctl", "reload", "scm-agent.service")
+        expect(self.clones_in("job-2.service", "rule-in"), "a rule about units gives its processes nothing")
+        expect("failed" in self.clone("member", "rule-outside").stdout.decode(), "a rule about units gives something to others")
+        # A unit of the user's own with such a name is the user's manager's, and none of the system's.
+        made = machine.run("systemd-run", "--uid=member", "--unit=other-1.service", "--property=Delegate=yes", "--wait", "--collect", "--quiet",
+                           "sh", "-c", "cd && export HOME=/home/member GIT_TERMINAL_PROMPT=0; " + CLONE.format(names="rule-other", url=self.url))
+        expect(machine.run("test", "-e", "/home/member/clone-rule-other").returncode != 0, f"another unit clones: {made.stderr.decode()}")
+        looks = ["systemd-run", "--unit=looks-1.service", "--pipe", "--wait", "--collect", "--quiet"]
+        explained = machine.run(*looks, "env", "HOME=/root", "scm-agent", "explain", self.url).stdout.decode()
+        expect("(you are in looks-1.service)" in explained, f"explain says: {explained}")
+        for job in (1, 2, 3):
+            machine.must("systemctl", "stop", f"job-{job}.service")
+            machine.must("rm", f"/run/systemd/system/job-{job}.service")
+        machine.must("rm", f"{ETC}/config.d/units.toml")
+        machine.must("systemctl", "daemon-reload")
+        machine.must("systemctl", "reload", "scm-agent.service")
+        self.expect_clone("after-units", "without rules again")
 
     def case_the_watchdog_replaces_a_daemon_that_hangs(self):
         machine = self.machine
