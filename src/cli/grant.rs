@@ -57,8 +57,14 @@ fn give(unit: &str, host: &str, ttl: Duration, allow: &str, json: bool, socket: 
     let fields = [("unit", unit), ("host", host), ("ttl_seconds", &seconds), ("allow", allow)];
     let UnitGrantAnswer { grant, error, notes } = client::ask_about(socket, "grant", &fields)?;
     let Some(grant) = grant else {
-        let error = Error::new(Kind::User, error.unwrap_or_else(|| "the agent gave nothing".to_owned()));
-        return Err(error.hint(format!("see that it runs: systemctl show -P ControlGroup {}", super::explain::quoted(unit))));
+        let reason = error.unwrap_or_else(|| "the agent gave nothing".to_owned());
+        let runs = !reason.contains("does not run");
+        let error = Error::new(Kind::User, reason);
+        return Err(if runs {
+            error
+        } else {
+            error.hint(format!("see whether it does: systemctl status {}", super::explain::quoted(unit)))
+        });
     };
     if json {
         io.stdout.write_all(pretty(&grant)?.as_bytes())?;

@@ -37,7 +37,8 @@ impl Machine {
         let program = copy_of_this_program(&scene.world);
         let daemon = scene.world.start(&path).await;
         daemon.until_synced().await;
-        // The same secret for another host, which nobody has trusted; and a new host that is personal access tokens' too.
+        // The same secret under another id and for another host, which nobody has trusted, and where personal access tokens are taken.
+        held["id"] = json!("0196f3a4-0000-7000-8000-000000000009");
         held["host"] = json!("moved.example.com");
         held["pat"] = json!(true);
         scene.control_plane.set_integrations([&others[..], &[held]].concat());
@@ -129,7 +130,7 @@ async fn each_way_to_be_refused_is_one_line_with_who_what_and_why() {
             &["rule=1", "host=https://one.example.com"],
         ),
         (CI, "scm-agent/1 oauth-app\nurl=https://no.example\n\n".to_owned(), "app_secret_denied", &["reason="]),
-        // Held back: git goes on to ask for a personal access token where they are taken, and is told to stop where they are not.
+        // Held back: git goes on to ask for a personal access token, and the refusal is told all the same.
         (CI, get("moved.example.com"), "token_denied", &["held back", "host=https://moved.example.com"]),
     ];
     let mut expected = Vec::new();
@@ -208,8 +209,8 @@ async fn who_asks_too_much_waits_and_only_a_crowd_is_refused_each_time_with_a_li
 #[tokio::test]
 #[ignore = "needs root"]
 async fn a_connection_for_which_there_is_no_place_is_one_line() {
-    let machine = Machine::start("max_connections_per_user = 1", "").await;
-    let held = Connector::new(&machine.program, &machine.daemon, DEV, None);
+    let machine = Machine::start("max_connections_per_user = 4", "").await;
+    let held = [(); 4].map(|()| Connector::new(&machine.program, &machine.daemon, DEV, None));
     let answer = machine.say(DEV, "").await;
     assert!(answer.contains("error=too many connections"), "{answer}");
     drop(held);

@@ -141,7 +141,7 @@ async fn ask_in(scene: &Scene, daemon: &Daemon, uid: u32, unit: Option<&Unit>, h
     token.ok_or_else(|| String::from_utf8(output.stderr).unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root"]
 async fn a_rule_about_a_unit_is_for_its_processes_of_whatever_user_and_for_nobody_else() {
     let scene = scene().await;
@@ -176,7 +176,7 @@ async fn a_rule_about_a_unit_is_for_its_processes_of_whatever_user_and_for_nobod
     drop(inner);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root"]
 async fn a_connection_is_of_no_use_to_another_user_and_gives_what_a_unit_has_to_no_other_process() {
     let scene = scene().await;
@@ -238,7 +238,7 @@ fn spawn_as_number(pid: u32, unit: &Unit, mut command: impl FnMut() -> Command) 
     panic!("number {pid} was never free");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root"]
 async fn a_process_with_the_number_of_the_one_that_connected_is_not_taken_for_it() {
     let scene = scene().await;
@@ -282,7 +282,7 @@ async fn grant_as(scene: &Scene, daemon: &Daemon, uid: u32, arguments: &[&str]) 
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root"]
 async fn a_unit_that_was_given_a_host_has_it_until_it_ends_or_it_is_taken_back() {
     let scene = scene().await;
