@@ -27,6 +27,7 @@ pub mod oauth_app;
 pub mod reload;
 pub mod run;
 pub mod status;
+pub mod style;
 pub mod sync;
 pub mod trust;
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::explain::{self, Transport, View};
 use super::run::{http_setup, sources};
 use super::status::cut_words;
+use super::style::ColorWhen;
 use super::{Io, client};
 use crate::config::{Config, Environment, Source};
 use crate::error::{Error, Kind};
@@ -44,6 +45,9 @@ pub struct Args {
     /// Prints the findings as JSON
     #[arg(long)]
     json: bool,
+    /// Use colours
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    color: ColorWhen,
 }
 
 /// How a check came out.
@@ -106,7 +110,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: 
         let document = serde_json::json!({ "healthy": failed == 0, "checks": checks });
         format!("{document:#}\n")
     } else {
-        report(&checks)
+        args.color.paint(io.stdout_is_terminal).findings(&report(&checks))
     };
     io.stdout.write_all(text.as_bytes())?;
     match failed {

@@ -360,9 +360,55 @@ class Systemd(Suite):
         wait_until(lambda: self.pid() not in (0, before), "nobody replaced it")
         expect("watchdog" in machine.must("journalctl", "-u", "scm-agent.service", "-o", "cat", "--no-pager"), "the journal does not say why")
 
+    def logged(self, *matches):
+        """The journal's entries with these fields."""
+        lines = self.machine.must("journalctl", "-o", "json", "--all", "--no-pager", *matches).splitlines()
+        return [json.loads(line) for line in lines]
+
+    def case_the_journal_has_fields_to_ask_for(self):
+        member = self.machine.must("id", "-u", "member").strip()
+        given = self.logged("SCM_AGENT_EVENT=token_given", f"SCM_AGENT_UID={member}")[-1]
+        wanted = {"PRIORITY": "6", "SCM_AGENT_TARGET": "audit", "SYSLOG_IDENTIFIER": "scm-agent", "_TRANSPORT": "journal",
+                  "_SYSTEMD_UNIT": "scm-agent.service"}
+        expect(wanted.items() <= given.items(), f"an entry of the audit log is {given}")
+        expect(given["MESSAGE"].startswith("audit: answered ") and given["SCM_AGENT_HOST"] in given["MESSAGE"], f"it says {given['MESSAGE']}")
+        expect(given["SCM_AGENT_INTEGRATION"] and given["SCM_AGENT_TOKEN"], f"an entry of the audit log is {given}")
+        denied = self.logged("SCM_AGENT_EVENT=denied")
+        expect(denied and {one["PRIORITY"] for one in denied} == {"4"}, f"refusals are {denied[:1]}")
+        # A journal that stands still holds nobody up, and one that was started anew gets what comes then.
+        machine = self.machine
+        machine.must("systemctl", "kill", "--signal=STOP", "systemd-journald.service")
+        try:
+            self.expect_clone("still", "while the journal stood still")
+        finally:
+            machine.must("systemctl", "kill", "--signal=CONT", "systemd-journald.service")
+        machine.must("systemctl", "restart", "systemd-journald.service")
+        before = len(self.logged("SCM_AGENT_EVENT=token_given"))
+        self.expect_clone("anew", "after the journal was started anew")
+        wait_until(lambda: len(self.logged("SCM_AGENT_EVENT=token_given")) > before, "the new journal gets nothing")
+
+    def case_the_audit_log_is_a_file_too_that_is_the_operators_alone(self):
+        machine, file = self.machine, "/var/log/scm-agent/audit.jsonl"
+        machine.write(f"{ETC}/config.d/audit.toml", f'[log]\naudit_file = "{file}"\n')
+        machine.must("systemctl", "reload", "scm-agent.service")
+        self.expect_clone("audited", "with an audit log of its own")
+        lines = [json.loads(line) for line in machine.must("cat", file).splitlines()]
+        expect({"reloaded", "token_given"} <= {line["event"] for line in lines}, f"the audit log has {lines}")
+        owner = machine.must("stat", "-c", "%U %a", "/var/log/scm-agent", file).split()
+        expect(owner == ["scm-agent", "700", "scm-agent", "600"], f"the audit log is {owner}")
+        done = machine.as_user("member", f"cat {file}")
+        expect(done.returncode != 0, "git's users can read who got what")
+        # As logrotate's file does it.
+        machine.must("mv", file, f"{file}.1")
+        script = re.search(r"(?m)^\t\t(systemctl .*)$", machine.must("cat", "/etc/logrotate.d/scm-agent")).group(1)
+        machine.must("sh", "-c", script)
+        wait_until(lambda: machine.run("grep", "-q", "reloaded", file).returncode == 0, "the audit log does not follow its name")
+        machine.must("rm", f"{ETC}/config.d/audit.toml")
+        machine.must("systemctl", "reload", "scm-agent.service")
+
     def case_the_journal_holds_no_secret(self):
         journal = self.machine.journal()
-        expect(b"answered" in journal and b" DEBUG " in journal, "the journal has nothing finer than what operators see")
+        expect(b"answered" in journal and b"SCM_AGENT_LEVEL=DEBUG" in journal, "the journal has nothing finer than what operators see")
         print(f"    {len(journal) // 1024} KiB of journal with {journal.count(b'audit: answered')} answers")
         secrets = {*self.issuer.apps.values(), *self.issuer.ask({"do": "tokens"})["tokens"], self.plane.token}
         secrets |= {line for line in self.key.file.read_text().splitlines() if not line.startswith("-----") and len(line) > 20}
@@ -379,7 +425,7 @@ class Systemd(Suite):
         expect({f"{ETC}/config.toml", f"{ETC}/runner.pem", "/var/lib/scm-agent/grants.redb"} <= kept, "removing it took the operator's files away")
         expect(not any("agent.sock" in name or name.startswith("/usr/bin/scm") for name in kept), "removed, it is still there")
         machine.must("dpkg", "--purge", "scm-agent", seconds=120)
-        ours = re.compile(r"^(/var/lib/dpkg/|/var/log/|/var/cache/|/var/tmp/|/var/lib/systemd/|/etc/\.pwd\.lock|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$)"
+        ours = re.compile(r"^(/var/lib/dpkg/|/var/log/(?!scm-agent)|/var/cache/|/var/tmp/|/var/lib/systemd/|/etc/\.pwd\.lock|/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$)"
                           r"|^/var/(mail|spool/mail)/(member|other)$")
         left = sorted(name for name in self.files() - self.before if not ours.match(name))
         expect(not left, f"purged, it leaves {left}")
