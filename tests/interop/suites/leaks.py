@@ -32,8 +32,11 @@ class Leaks(Suite):
         expect(len(self.world.secrets) >= 10, f"only {len(self.world.secrets)} secrets are known")
         for agent in self.world.daemons:
             text = agent.log.read_text(errors="replace")
-            expect(" DEBUG " in text, f"{agent.log.name} has nothing finer than the level that operators see")
+            expect(" DEBUG " in text or '"level":"DEBUG"' in text, f"{agent.log.name} has nothing finer than the level that operators see")
             expect(any("scm-agent\0run\0" in seen for seen in agent.seen), "no command line was kept")
+
+        audited = [agent for agent in self.world.daemons if (agent.dir / "audit.jsonl").exists()]
+        expect(len(audited) * 2 > len(self.world.daemons), f"only {len(audited)} daemons have an audit log of their own")
 
     def case_the_search_finds_a_planted_secret(self):
         secret = max(self.world.secrets, key=len)
