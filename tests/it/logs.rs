@@ -138,7 +138,7 @@ async fn a_file_has_the_audit_log_and_nothing_else_and_follows_its_name_when_the
         assert!(events(&audit).contains(&event), "{event}\n{written}");
     }
     let given = audit.iter().find(|line| line["event"] == "token_given").unwrap();
-    assert_eq!((&given["host"], &given["uid"]), (&HOST.into(), &rustix::process::getuid().as_raw().into()), "{given}");
+    assert_eq!((&given["host"], &given["uid"]), (&Value::from(HOST), &Value::from(rustix::process::getuid().as_raw())), "{given}");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
 
     // As logrotate does it, with settings that are taken over and with some that are not.
@@ -283,7 +283,8 @@ impl Terminal {
     async fn until(&self, words: &str) -> String {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(at) = self.shown.lock().unwrap().find(words) {
+                let found = self.shown.lock().unwrap().find(words);
+                if let Some(at) = found {
                     return self.shown.lock().unwrap().drain(..at + words.len()).collect();
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

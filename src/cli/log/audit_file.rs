@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -37,12 +37,12 @@ impl AuditFile {
     /// # Errors
     /// Why there can be no such file.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let (file, problem) = match open(path) {
-            Ok(file) => (Some(file), None),
-            Err(error) if is_the_disk_s(&error) => (None, Some(error.to_string())),
+        let ((file, is_cut), problem) = match open(path) {
+            Ok(opened) => (opened, None),
+            Err(error) if is_the_disk_s(&error) => ((None, false), Some(error.to_string())),
             Err(error) => return Err(format!("log.audit_file: cannot open {}: {error}", path.display())),
         };
-        Ok(Self { path: path.to_owned(), file, problem, lost: 0, is_cut: false })
+        Ok(Self { path: path.to_owned(), file, problem, lost: 0, is_cut })
     }
 
     /// Appends a line, which ends in a line feed.
@@ -62,8 +62,7 @@ impl AuditFile {
         // Who takes the file away means to have another.
         let is_gone = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
         if self.file.as_ref().is_none_or(is_gone) {
-            self.file = Some(open(&self.path)?);
-            self.is_cut = false;
+            (self.file, self.is_cut) = open(&self.path)?;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         let mut bytes = Vec::with_capacity(line.len() + 1);
@@ -76,7 +75,7 @@ impl AuditFile {
         if written > 0 {
             self.is_cut = written < bytes.len();
         }
-        if self.is_cut { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if self.is_cut { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
     }
 
     /// The same, in the file that has the name now, if that can be opened.
@@ -108,14 +107,23 @@ impl AuditFile {
     }
 }
 
-/// Neither a link nor a device: whoever can put one there does not say where the daemon writes.
-fn open(path: &Path) -> io::Result<File> {
+/// Opens the file, and says whether its last line was not written to the end. Neither a link nor a device will do: whoever can put one
+/// there does not say where the daemon writes.
+fn open(path: &Path) -> io::Result<(Option<File>, bool)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let file = OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(flags).open(path).map_err(|error| {
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).custom_flags(flags).open(path).map_err(|error| {
         if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) { io::Error::other("it is a link") } else { error }
     })?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a file")) }
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut last = [b'\n'];
+    if let Some(at) = metadata.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    Ok((Some(file), last != [b'\n']))
 }
 
 /// Whether an error is none of the configuration's.
@@ -163,7 +171,7 @@ mod tests {
         for (name, expected) in [
             ("link", "it is a link"),
             ("folder", "Is a directory (os error 21)"),
-            ("pipe", "No such device or address (os error 6)"),
+            ("pipe", "it is not a file"),
             ("none/file", "No such file or directory (os error 2)"),
         ] {
             let error = AuditFile::open(&path(name)).unwrap_err();
@@ -185,9 +193,8 @@ mod tests {
         let said = format!("the audit log {} cannot be written: {full}; it lacks 2 lines, which are in the log", path.display());
         assert_eq!(audit.problem(), Some(said));
         // A line that stopped halfway does not swallow the next.
-        audit.file = Some(open(&path).unwrap());
         std::fs::write(&path, "{\"a").unwrap();
-        audit.is_cut = true;
+        let mut audit = audit.reopened();
         assert_eq!(audit.write("3\n"), Some(News::Back(2)));
         assert_eq!((std::fs::read_to_string(&path).unwrap().as_str(), audit.problem()), ("{\"a\n3\n", None));
     }

@@ -94,12 +94,14 @@ impl Logs {
         let news = {
             let mut current = self.sinks.audit();
             let is_same = |old: &AuditFile| audit.as_ref().is_some_and(|new| new.is_at_same_place(old));
-            match (current.take().filter(is_same), audit) {
+            let before = current.take().filter(is_same);
+            let is_known = before.as_ref().is_some_and(|before| before.problem().is_some());
+            *current = match (before, audit) {
                 // What it lacks is still to be said.
-                (Some(old), Some(new)) => *current = Some(new.succeeding(old)),
-                (_, new) => *current = new,
-            }
-            current.as_ref().and_then(AuditFile::problem)
+                (Some(old), Some(new)) => Some(new.succeeding(old)),
+                (_, new) => new,
+            };
+            current.as_ref().and_then(AuditFile::problem).filter(|_| !is_known)
         };
         if let Some(problem) = news {
             self.sinks.say(Level::WARN, problem);

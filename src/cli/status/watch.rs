@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::page::{self, span};
-use super::table::clean;
+use super::table::{clean, wrap};
 use super::{Args, view};
 use crate::cli::style::Style;
 use crate::cli::{Io, client};
@@ -136,8 +136,8 @@ impl Seen {
         let mut lines = vec![view.paint.text(Style::Dim, &head)];
         if let Some(problem) = &self.problem {
             let age = self.answer.as_ref().map(|(_, at)| format!("; what follows is {} old", span(at.elapsed().as_secs())));
-            let problem = format!("! {}{}", clean(problem), age.unwrap_or_default());
-            lines.push(view.paint.text(Style::Bad, &problem));
+            let problem = format!("! {problem}{}", age.unwrap_or_default());
+            lines.extend(wrap(&problem, 0, view.width).iter().map(|line| view.paint.text(Style::Bad, line)));
         }
         lines.push(String::new());
         view.limit = view.limit.map(|limit| limit.saturating_sub(lines.len()));

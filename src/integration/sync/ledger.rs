@@ -400,8 +400,8 @@ impl Ledger {
         }
         let rejected_changed = refusals(old) != refusals(new);
         if let (true, Some(first)) = (rejected_changed, new.rejected().first()) {
-            // Debug for what the control plane wrote: it escapes control characters.
-            warn!(rejected, position = first.position, id = ?first.id, reason = %first.reason, "some integrations cannot be used; this is the first");
+            // As a text for what the control plane wrote: control characters in it are escaped.
+            warn!(rejected, position = first.position, id = first.id, reason = %first.reason, "some integrations cannot be used; this is the first");
         }
         rejected_changed || !changes.is_empty()
     }

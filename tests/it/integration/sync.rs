@@ -536,7 +536,7 @@ async fn each_change_of_state_is_one_line_and_each_attempt_is_none() {
         " INFO fetched the integrations source=\"the fake\" usable=1 rejected=0",
         " WARN cannot fetch the integrations; the last list stays in use source=\"the fake\" reason=cannot reach the control plane needs_operator=false",
         " INFO fetching the integrations works again failures=10",
-        " WARN some integrations cannot be used; this is the first rejected=1 position=1 id=Some(\"bad\\u{1b}\\n\") reason=host has a user name before it",
+        " WARN some integrations cannot be used; this is the first rejected=1 position=1 id=\"bad\\u{1b}\\n\" reason=host has a user name before it",
         " INFO the integrations changed event=\"list_changed\" usable=0 rejected=1 added=0 changed=0 removed=1 oauth_removed=0 pat_disabled=0 unusable=0",
     ];
     assert_eq!(log.lines().collect::<Vec<_>>(), expected);
