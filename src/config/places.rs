@@ -16,8 +16,8 @@ pub const SOCKET_KEY: &str = "agent.socket";
 pub const STATE_DIR_KEY: &str = "agent.state_dir";
 
 impl Config {
-    /// Every file and folder that the daemon uses for this configuration; `variable` gives an environment variable's value, for the
-    /// two that name certificate authorities.
+    /// Every file and folder that the daemon uses for this configuration; `variable` gives an environment variable's value, for those
+    /// that name certificate authorities, and what the service manager made.
     #[must_use]
     pub fn places(&self, variable: impl Fn(&str) -> Option<OsString>) -> Places {
         let named = |key: &str, path: &Path| Named { key: key.to_owned(), path: path.to_owned() };
@@ -55,6 +55,11 @@ impl Config {
             Some(MetricsAddress::Tcp(address)) => ports.push((METRICS_KEY.to_owned(), address.port())),
             Some(MetricsAddress::Unix(path)) => write_beside(METRICS_KEY, path),
             None => {}
+        }
+        // What the service manager made for the daemon, so that a reload may begin to use it.
+        for key in ["LOGS_DIRECTORY", "RUNTIME_DIRECTORY"] {
+            let made = variable(key).map(|folders| std::env::split_paths(&folders).collect::<Vec<_>>()).unwrap_or_default();
+            written.extend(made.iter().map(|folder| named(key, folder)));
         }
         let folders = folders.iter().map(|folder| named("SSL_CERT_DIR", folder)).collect();
         Places { files, folders, ports, written }

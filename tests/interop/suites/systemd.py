@@ -9,11 +9,13 @@ import re
 import resource
 import sys
 import time
+import urllib.request
 
 from agent import Key, forms
 from git_host import GitHost
 from harness import Process, Suite, expect, wait_until
 from parts import ControlPlane, Issuer
+from suites.metrics import UnixConnection, free_port
 
 CONFIG = """\
 [control_plane]
@@ -344,6 +346,30 @@ class Systemd(Suite):
         machine.must("systemctl", "daemon-reload")
         machine.must("systemctl", "reload", "scm-agent.service")
         self.expect_clone("after-units", "without rules again")
+
+    def case_metrics_are_served_with_one_line_of_configuration(self):
+        machine, at = self.machine, "/run/scm-agent-metrics/metrics.sock"
+        machine.write(f"{ETC}/config.d/metrics.toml", f'[metrics]\nlisten = "unix:{at}"\n')
+        machine.must("systemctl", "reload", "scm-agent.service")
+        expect(machine.must("stat", "-c", "%U %G %a", at).split() == ["scm-agent", "scm-agent", "660"], "the socket")
+        expect(machine.must("stat", "-c", "%U %a", "/run/scm-agent").split() == ["root", "755"], "the directory of the agent's own socket")
+        # The unit hides most of /proc, and the daemon lets nobody look into it.
+        within = UnixConnection(f"/proc/{machine.init}/root{at}")
+        within.request("GET", "/metrics")
+        text = within.getresponse().read().decode()
+        for name in ("process_open_fds", "process_resident_memory_bytes", "process_cpu_seconds_total", "scm_agent_memory_locked"):
+            value = re.search(rf"(?m)^{name} (.+)$", text)
+            expect(value and float(value[1]) > 0, f"{name} is {value}")
+        port = free_port()
+        machine.write(f"{ETC}/config.d/metrics.toml", f'[metrics]\nlisten = "127.0.0.1:{port}"\n')
+        expect(machine.run("systemctl", "reload", "scm-agent.service").returncode != 0, "a port that the sandbox does not know was opened")
+        machine.must("systemctl", "restart", "scm-agent.service")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+            text = reply.read().decode()
+        expect('scm_agent_reloads_total{outcome="success"}' in text and 'quit"' in text, "no scrape")
+        expect(self.status()["degraded"] == [], f"degraded: {self.status()['degraded']}")
+        machine.must("rm", f"{ETC}/config.d/metrics.toml")
+        machine.must("systemctl", "reload", "scm-agent.service")
 
     def case_the_watchdog_replaces_a_daemon_that_hangs(self):
         machine = self.machine
