@@ -3,6 +3,7 @@
 pub mod access;
 pub mod cgroup;
 pub mod limits;
+pub mod namespace;
 pub mod peer;
 pub mod probe;
 pub mod rate;
@@ -35,6 +36,7 @@ use crate::status::{self, Status};
 use access::Access;
 use cgroup::Cgroups;
 use limits::{Connections, Limits};
+use namespace::Strangers;
 use peer::{Admission, Peer};
 use rate::{Rate, Rates};
 use reload::Reloads;
@@ -277,6 +279,13 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
     let mut listener = UnixListener::from_std(socket.listener.try_clone()?)?;
     let mut look_after_socket = tokio::time::interval(SOCKET_CHECK);
     let admission = Admission { own_uid: rustix::process::geteuid().as_raw(), socket_gid: socket.gid };
+    let strangers = Strangers::of_this_namespace();
+    if strangers.is_group(socket.gid) {
+        warn!(
+            gid = socket.gid,
+            "the socket's group stands for every group without a number in this user namespace, so its members are not admitted"
+        );
+    }
     let (end, ending) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -288,7 +297,7 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     accepting = true;
-                    admit(stream, admission, &agents, &ending, &mut tasks);
+                    admit(stream, strangers, admission, &agents, &ending, &mut tasks);
                 }
                 Err(error) => {
                     if accepting {
@@ -351,7 +360,14 @@ struct Client {
 }
 
 /// Starts serving a connection, if its peer may ask and there is a place for it.
-fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+fn admit(
+    stream: UnixStream,
+    strangers: Strangers,
+    admission: Admission,
+    agents: &Arc<InForce>,
+    ending: &watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) {
     let agent = agents.get();
     // Connections have it from the listener, but for those that were made before that had it: they waited while nobody served it yet.
     let passed = rustix::net::sockopt::set_socket_passcred(&stream, true).map_err(io::Error::from);
@@ -363,7 +379,12 @@ fn admit(stream: UnixStream, admission: Admission, agents: &Arc<InForce>, ending
             return;
         }
     };
-    let denial = |event, message| Denial { uid: Some(peer.uid), pid: peer.pid, ..Denial::new(event, message) };
+    let (uid, pid) = (peer.uid, peer.pid);
+    let denial = |event, message| Denial { uid: Some(uid), pid, ..Denial::new(event, message) };
+    let Some(peer) = strangers.without(peer) else {
+        agent.denials.note(&denial(Event::Admission, "refused: the caller's user has no number in the daemon's user namespace"));
+        return;
+    };
     if !admission.admits(&peer) {
         agent.denials.note(&Denial { gid: Some(peer.gid), ..denial(Event::Admission, "refused: not in the socket's group") });
         return;

@@ -266,6 +266,7 @@ class World:
             ("cargo", self.which("cargo"), "no cargo"),
             ("systemd tree", (self.parts_dir / "systemd-tree.stamp").exists() and self.which("systemd-nspawn") and self.which("dpkg-deb"),
              "no tree to boot, or no systemd-nspawn (Debian packages debootstrap, systemd-container)"),
+            ("podman", self.which("podman") and self.which("crun"), "no podman with crun (Debian packages podman, crun)"),
             ("rust tests", shutil.which(self.cargo_test[0]), f"no {self.cargo_test[0]}"),
         ]:
             if not there:

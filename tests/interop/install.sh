@@ -55,6 +55,8 @@ install_debian_packages() {
     have systemd-nspawn || wanted+=(systemd-container)
     have debootstrap || wanted+=(debootstrap)
     have promtool || wanted+=(prometheus)
+    have podman || wanted+=(podman)
+    have crun || wanted+=(crun)
     have python3 || wanted+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
     [ ${#wanted[@]} -eq 0 ] && return

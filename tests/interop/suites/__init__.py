@@ -2,6 +2,7 @@
 
 from suites.clients import Clients
 from suites.conformance import Conformance, ConformancePats
+from suites.containers import Containers
 from suites.crowd import Crowd
 from suites.fake import Fake
 from suites.flow import Flow
@@ -31,4 +32,4 @@ from suites.watch import Watch
 # Leaks looks at what the suites before it left behind, so it is the last.
 ALL = [Parts, Users, Fake, Keys, Flow, Gits, Clients, Conformance, ConformancePats, Hang, Setup, Many, Crowd, Outages, Proxy,
        Watch, Restart, Trust, TrustMembers, Login, LoginUsers, LoginKills, Askpass, GitCredentialManager, GitCredentialOAuth,
-       GitCredentialOAuthElsewhere, Pats, Metrics, Shells, Systemd, Guide, Leaks]
+       GitCredentialOAuthElsewhere, Pats, Metrics, Shells, Systemd, Guide, Containers, Leaks]
