@@ -159,18 +159,24 @@ fn scopes() -> BitFlags<Scope> {
     if manager_is_abstract { Scope::Signal.into() } else { Scope::from_all(NEWEST) }
 }
 
-/// Whether this is the process's only thread. One that has just ended takes a moment to be gone.
-pub(super) fn is_alone() -> bool {
-    const LOOKS: u32 = 100;
+/// The names of the process's other threads. One that has just ended takes a moment to be gone, and on a busy machine a longer one.
+pub(super) fn other_threads() -> Vec<String> {
+    const LOOKS: u32 = 500;
     const PAUSE: Duration = Duration::from_millis(2);
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     // Where nobody can say, there is only the one that asks: the daemon calls this before it begins others.
-    let threads = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    (0..LOOKS).any(|look| {
-        if look > 0 {
-            std::thread::sleep(PAUSE);
+    let others = || {
+        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let others = tasks.filter(|task| *task.file_name() != *own);
+        others.map(|task| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_owned()).collect::<Vec<_>>()
+    };
+    for _ in 1..LOOKS {
+        if others().is_empty() {
+            return Vec::new();
         }
-        threads() == 1
-    })
+        std::thread::sleep(PAUSE);
+    }
+    others()
 }
 
 #[cfg(test)]

@@ -81,10 +81,10 @@ impl Sandbox {
             return Ok(Self { report: report("off".to_owned(), "off", None), admitted: None });
         }
         let mut missing = Vec::new();
-        let is_alone = files::is_alone();
+        let others = files::other_threads();
         let (landlock, admitted) = match files::restrict(places) {
-            Ok((abi, admitted)) if !is_alone => {
-                missing.push("other threads began before files and ports were restricted".to_owned());
+            Ok((abi, admitted)) if !others.is_empty() => {
+                missing.push(format!("other threads ({}) began before files and ports were restricted", others.join(", ")));
                 (format!("partial, abi {abi}"), Some(admitted))
             }
             Ok((abi, admitted)) => (format!("abi {abi}"), Some(admitted)),
