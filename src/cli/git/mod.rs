@@ -155,8 +155,10 @@ fn with_body(file: &ConfigFile, parts: Option<&Parts>, body: &str) -> Option<Vec
     match parts {
         Some(parts) if body.is_empty() => without(parts),
         None if body.is_empty() => present(file).map(<[u8]>::to_vec),
-        // What follows ours in the file counts after it.
-        Some(parts) if tells_of_helpers(&parts.tail) => Some(block::with_at_end(&block::without(parts), body, parts.before.made)),
+        // What follows ours in the file counts after it, as does what somebody, or git itself, wrote into our sections.
+        Some(parts) if tells_of_helpers(&parts.tail) || adds_helpers(parts) => {
+            Some(block::with_at_end(&block::without(parts), body, parts.before.made))
+        }
         Some(parts) => Some(block::in_place(parts, body)),
         None => {
             let made = (!file.exists()).then(|| file.missing_folders());
@@ -172,6 +174,10 @@ fn without(parts: &Parts) -> Option<Vec<u8>> {
 
 fn present(file: &ConfigFile) -> Option<&[u8]> {
     file.exists().then(|| file.content())
+}
+
+fn adds_helpers(parts: &Parts) -> bool {
+    matches!(&parts.edits, Edits::Added(lines) if tells_of_helpers(lines))
 }
 
 /// Whether lines may name helpers, or files with such lines.
