@@ -90,10 +90,10 @@ pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
     let path = socket.display();
     let answer = converse(limit, socket, &request)?;
     let document = serde_json::from_slice(&answer).map(printable);
-    document.and_then(serde_json::from_value).map_err(|_| {
-        let message =
-            said(&answer).map_or_else(|| format!("scm-agent on {path} answered something else"), |said| format!("scm-agent: {said}"));
-        Error::new(Kind::Upstream, message)
+    document.and_then(serde_json::from_value).map_err(|_| match said(&answer) {
+        Some(said) => Error::new(Kind::Upstream, format!("scm-agent: {said}")).hint("see how it is: scm-agent doctor"),
+        None => Error::new(Kind::Upstream, format!("scm-agent on {path} answered something else"))
+            .hint("the program and the daemon may be of different versions, or it is no scm-agent: see agent.socket, and start it anew"),
     })
 }
 

@@ -45,12 +45,19 @@ pub(super) fn named_files(config: &Config) -> Vec<Check> {
     config.check_named_files().into_iter().map(check).collect()
 }
 
-/// Loads the keys as the daemon does; those that were loaded, for [`held_keys`].
-pub(super) fn keys(config: &Config) -> (Check, Vec<KeyDescription>) {
-    if config.key.files.is_empty() {
+/// Loads the keys as the daemon does, or the file that systemd hands over to it; those that were loaded, for [`held_keys`].
+pub(super) fn keys(config: &Config, units: Option<&Units>) -> (Check, Vec<KeyDescription>) {
+    let mut wanted = config.key_config(false);
+    if wanted.files.is_empty() {
+        wanted.files.extend(units.and_then(|units| units.credential(service::KEY)).map(|key| key.path.clone()));
+        // Another credential, which only the service has.
+        let passphrase = units.and_then(|units| units.credential(service::PASSPHRASE)).map(|passphrase| passphrase.path.clone());
+        wanted.passphrase_file = wanted.passphrase_file.or(passphrase);
+    }
+    if wanted.files.is_empty() {
         return (Check::skip("key", "no key file is configured here"), Vec::new());
     }
-    match KeyRing::load(&config.key_config(false)) {
+    match KeyRing::load(&wanted) {
         Ok(keys) => {
             let keys = keys.descriptions();
             let names: Vec<String> = keys.iter().map(|key| format!("{} {}", key.algorithm, key.fingerprint)).collect();

@@ -13,6 +13,7 @@ mod probe;
 mod service;
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,6 +75,34 @@ pub(super) struct Check {
     next: Option<String>,
 }
 
+/// The names that checks have, in alphabetical order.
+pub const CHECKS: [&str; 24] = [
+    "access",
+    "clock",
+    "config",
+    "control-plane",
+    "daemon",
+    "explain",
+    "files",
+    "git",
+    "helper",
+    "integrations",
+    "issuers",
+    "key",
+    "memory",
+    "probe",
+    "proxy",
+    "quarantine",
+    "registered-key",
+    "service",
+    "sign-ins",
+    "socket",
+    "state",
+    "store",
+    "token",
+    "tokens",
+];
+
 impl Check {
     pub(super) fn ok(name: &'static str, detail: impl Into<String>) -> Self {
         Self { name, state: State::Ok, detail: detail.into(), next: None }
@@ -101,10 +130,17 @@ impl Check {
 /// # Errors
 /// When a check failed; the findings are printed all the same.
 pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: &mut Io<'_>) -> Result<(), Error> {
+    let mut waiting =
+        Waiting { screen: (io.stdout_is_terminal && std::io::stderr().is_terminal() && !args.json).then_some(&mut *io.stderr) };
     let checks = match &args.url {
-        None => examine(explicit, environment),
-        Some(url) => examine_url(&explain::view(url, None)?, args.push, explicit, environment),
+        None => examine(explicit, environment, &mut waiting),
+        Some(url) => {
+            waiting.says("the daemon and the URL's host");
+            examine_url(&explain::view(url, None)?, args.push, explicit, environment)
+        }
     };
+    waiting.ends();
+    debug_assert!(checks.iter().all(|check| CHECKS.contains(&check.name)), "a check has a name that is nowhere explained");
     let failed = checks.iter().filter(|check| check.state == State::Fail).count();
     let text = if args.json {
         let document = serde_json::json!({ "healthy": failed == 0, "checks": checks });
@@ -120,14 +156,35 @@ pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: 
     }
 }
 
+/// Tells a person at a terminal whom doctor waits for, in a line that goes again.
+struct Waiting<'a> {
+    screen: Option<&'a mut dyn std::io::Write>,
+}
+
+impl Waiting<'_> {
+    /// What cannot be written is no loss.
+    fn says(&mut self, whom: &str) {
+        if let Some(screen) = &mut self.screen {
+            let _ = write!(screen, "\r\x1b[Kasking {whom} ...").and_then(|()| screen.flush());
+        }
+    }
+
+    fn ends(&mut self) {
+        if let Some(screen) = &mut self.screen {
+            let _ = write!(screen, "\r\x1b[K").and_then(|()| screen.flush());
+        }
+    }
+}
+
 /// Every check, in the order in which a fault shows first.
-fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
+fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Waiting<'_>) -> Vec<Check> {
     let config = match client::configuration(explicit, environment) {
         Ok(config) => config,
         // Nothing else can be looked at before this is mended.
         Err(error) => return vec![Check::of("config", &error)],
     };
     let socket = client::socket(config.as_ref());
+    waiting.says("systemd");
     let units = Units::of(&socket);
     let mut checks = Vec::new();
     let mut keys_in_files = Vec::new();
@@ -135,7 +192,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
         Some(config) => {
             checks.push(local::configuration(config, units.as_ref()));
             checks.extend(local::named_files(config));
-            let (check, keys) = local::keys(config);
+            let (check, keys) = local::keys(config, units.as_ref());
             checks.push(check);
             keys_in_files = keys;
             checks.extend(local::token(config));
@@ -145,7 +202,9 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
         None => checks.push(Check::skip("config", "this user cannot read it; root, or the agent's user, can")),
     }
     checks.extend(units.iter().flat_map(Units::examine));
+    waiting.says("the daemon");
     let status = client::ask::<Status>(&socket, "status");
+    waiting.says("the control plane");
     if let Some(config) = &config {
         checks.extend(local::state_directory(&config.agent.state_dir, status.is_ok(), units.is_some()));
     }
@@ -161,8 +220,10 @@ fn examine(explicit: Option<&Path>, environment: &Environment) -> Vec<Check> {
             checks.extend(status.sandbox.as_ref().map(held::sandbox));
             if let Some(config) = &config {
                 checks.extend(local::providers(config, &status));
+                waiting.says("the issuers");
                 checks.extend(issuers::examine(config, &status));
             }
+            waiting.says("git");
             checks.extend(git::examine(&socket, &status, config.as_ref()));
         }
         Err(error) => {

@@ -213,6 +213,8 @@ impl Units {
 
 /// The credential with the runner's key.
 pub(super) const KEY: &str = "runner-key";
+/// The credential with the passphrase of that key.
+pub(super) const PASSPHRASE: &str = "runner-key-passphrase";
 /// The credential with the control plane's token.
 pub(super) const TOKEN: &str = "control-plane-token";
 

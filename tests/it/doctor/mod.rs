@@ -1,4 +1,12 @@
-//! `doctor` on setups that are broken for real: each fault is named, with what to do about it.
+//! `doctor` on setups that are broken for real: each fault is named, with what to do about it, and gone once that is done.
+
+pub mod bench;
+mod daemon;
+mod files;
+mod integrations;
+mod network;
+mod page;
+mod programs;
 
 use std::path::Path;
 

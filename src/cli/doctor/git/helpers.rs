@@ -60,12 +60,19 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
     checks
 }
 
-/// The command that has git ask us. For root it writes the system's file, which a user's own goes before: where ours is in there
-/// already and is not asked all the same, only the user's own file helps.
-fn setup(entries: &[Entry]) -> &'static str {
-    let is_in_system = entries.iter().any(|entry| entry.scope == "system" && is_ours(entry));
-    let is_reset = entries.iter().any(|entry| entry.scope == "global" && matches!(entry.below("credential"), Some((_, "helper"))));
-    if is_in_system && is_reset { "scm-agent git setup --global" } else { "scm-agent git setup" }
+/// The command that has git ask us. For root it writes the system's file, before which a user's own goes: where ours is set up
+/// already and is not asked all the same, only the user's own file helps, or the repository's.
+fn setup(entries: &[Entry]) -> String {
+    let is_helper = |entry: &&Entry| matches!(entry.below("credential"), Some((_, "helper")));
+    let resets = |entry: &&Entry| entry.value.as_deref().is_none_or(str::is_empty);
+    let of_repository = |entry: &&Entry| matches!(entry.scope.as_str(), "local" | "worktree");
+    let is_set_up = entries.iter().any(is_ours);
+    let reset = entries.iter().filter(is_helper).filter(resets).rfind(of_repository);
+    match reset {
+        Some(entry) if is_set_up => remedy(entry),
+        _ if is_set_up => "scm-agent git setup --global".to_owned(),
+        _ => "scm-agent git setup".to_owned(),
+    }
 }
 
 fn names_socket() -> bool {
