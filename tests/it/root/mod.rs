@@ -3,6 +3,7 @@
 mod access;
 mod denials;
 mod disk;
+mod doctor;
 mod grants;
 mod memory;
 mod pats;

@@ -1,0 +1,180 @@
+//! `doctor` as another user, and on file systems and limits that only root can break.
+
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+
+use tokio::process::Command;
+
+use super::peers::copy_program;
+use crate::doctor::bench::{AGENT, Bench, Expected, KEY, Report, SOURCE, fail, warn};
+use crate::support::daemon::{Daemon, run};
+
+/// The group of the socket.
+const GROUP: u32 = 65_432;
+/// A user like any other.
+const USER: u32 = 54_321;
+
+/// A host that other users can ask on, with copies of the programs that they can start.
+fn open_bench() -> Bench {
+    let bench = Bench::new();
+    std::fs::set_permissions(bench.world.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(bench.path("programs")).unwrap();
+    bench.mode("programs", 0o755);
+    bench.mode("home", 0o755);
+    for (from, name) in [(&bench.world.binaries.agent, "scm-agent"), (&bench.world.binaries.helper, "git-credential-scm-agent")] {
+        let to = bench.path(&format!("programs/{name}"));
+        copy_program(from, &to);
+        std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    bench.configure(&[SOURCE, KEY, &format!("{AGENT}socket_group = \"{GROUP}\"\n")]);
+    bench.mode("config.toml", 0o644);
+    bench
+}
+
+/// What a user's doctor finds, with those groups, in a user database of its own. It is told where the socket is, and nothing else.
+async fn as_user(bench: &Bench, groups: &[u32], config: bool) -> Report {
+    bench.write("passwd", &format!("root:x:0:0::/root:/bin/sh\nmona:x:{USER}:{USER}::/:/bin/sh\n"));
+    bench.mode("passwd", 0o644);
+    bench.mode("group", 0o644);
+    let list = groups.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={list}") };
+    let script = "mount --bind \"$1\" /etc/passwd && mount --bind \"$2\" /etc/group && shift 2 && exec setpriv \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(bench.path("passwd")).arg(bench.path("group"));
+    command.args([format!("--reuid={USER}"), format!("--regid={USER}"), groups, "--".to_owned()]);
+    command.arg(bench.path("programs/scm-agent")).args(["doctor", "--json"]);
+    if config {
+        command.arg("--config").arg(bench.config());
+    }
+    bench.surround(&mut command);
+    command.env("SCM_AGENT__AGENT__SOCKET", bench.path("agent.sock"));
+    Report::of(run(command, "").await)
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_user_who_may_not_ask_is_told_why_and_what_to_type() {
+    let bench = open_bench();
+    let _daemon = bench.start().await;
+    let group = |members: &str| bench.write("group", &format!("root:x:0:\nmona:x:{USER}:\nbuilders:x:{GROUP}:{members}\n"));
+
+    group("");
+    let report = as_user(&bench, &[], false).await;
+    report.expect(&Expected { check: "config", state: "skip", words: &["cannot read it"], next: &[] });
+    report.expect(&fail("daemon", &["no scm-agent answers", "Permission denied"], &["sudo usermod -aG builders mona", "log out and in"]));
+
+    // The database has the user in the group by now; the process is older.
+    group("mona");
+    let report = as_user(&bench, &[], false).await;
+    report.expect(&fail("daemon", &["Permission denied"], &["mona is in the group builders", "newgrp builders"]));
+    let report = as_user(&bench, &[GROUP], false).await;
+    report.expect_ok("daemon");
+
+    // What the user cannot look at is nobody's fault.
+    let report = as_user(&bench, &[GROUP], true).await;
+    report.expect_ok("daemon");
+    report.expect(&Expected { check: "key", state: "skip", words: &["not for this user to read"], next: &[] });
+    report.expect(&warn("files", &["key.files[0]", "permission denied"], &["as root"]));
+
+    // A directory on the way is closed.
+    std::fs::create_dir(bench.path("run")).unwrap();
+    std::os::unix::fs::symlink("../agent.sock", bench.path("run/agent.sock")).unwrap();
+    bench.mode("run", 0o700);
+    let socket = bench.path("run/agent.sock");
+    let shown = bench.path("run").display().to_string();
+    let next = ask_at(&bench, &socket).await.expect(&fail(
+        "daemon",
+        &["Permission denied"],
+        &["users may not pass through", &format!("sudo chmod a+x {shown}")],
+    ));
+    bench.run(&Bench::command_in(&next, "chmod", ";"), "").await;
+    ask_at(&bench, &socket).await.expect_ok("daemon");
+}
+
+/// The same with another path to the socket.
+async fn ask_at(bench: &Bench, socket: &Path) -> Report {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={USER}"), format!("--regid={USER}"), format!("--groups={GROUP}"), "--".to_owned()]);
+    command.arg(bench.path("programs/scm-agent")).args(["doctor", "--json"]);
+    bench.surround(&mut command);
+    command.env("SCM_AGENT__AGENT__SOCKET", socket);
+    Report::of(run(command, "").await)
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn files_of_another_user_are_named_and_given_back_by_the_command_that_is_told() {
+    let bench = Bench::new();
+    chown(bench.path("runner.pem"), Some(USER), None).unwrap();
+    bench.doctor().await.expect(&fail("key", &["runner.pem"], &["chown"]));
+    chown(bench.path("runner.pem"), Some(0), None).unwrap();
+    bench.doctor().await.expect_ok("key");
+
+    std::fs::create_dir(bench.path("state")).unwrap();
+    bench.mode("state", 0o700);
+    chown(bench.path("state"), Some(USER), None).unwrap();
+    let next = bench.doctor().await.expect(&fail("state", &["belongs to another user", &USER.to_string()], &["chown"]));
+    bench.run(&Bench::command_in(&next, "chown", ";"), "").await;
+    bench.doctor().await.expect_quiet("state");
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_state_directory_without_room_or_that_is_read_only_is_named() {
+    let bench = Bench::new();
+    let state = bench.path("state");
+    std::fs::create_dir(&state).unwrap();
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs"]).arg(&state).status().unwrap();
+    assert!(mounted.success());
+    let unmount = Unmount(state.clone());
+    bench.doctor().await.expect_quiet("state");
+    std::fs::write(state.join("filler"), vec![1; 3 * 1024 * 1024 + 512 * 1024]).unwrap();
+    bench.doctor().await.expect(&fail("state", &["is full"], &["make room", "df -h"]));
+    // With a daemon too, which may not have noticed.
+    let daemon = bench.start().await;
+    bench.doctor().await.expect(&fail("state", &["is full"], &["make room"]));
+    std::fs::remove_file(state.join("filler")).unwrap();
+    bench.doctor().await.expect_quiet("state");
+    assert!(daemon.terminate().await.success());
+
+    let remount = |how: &str| std::process::Command::new("mount").args(["-o", how]).arg(&state).status().unwrap().success();
+    assert!(remount("remount,ro"));
+    let next = bench.doctor().await.expect(&fail("state", &["mounted read-only"], &["mount -o remount,rw"]));
+    bench.run(&next, "").await;
+    bench.doctor().await.expect_quiet("state");
+    drop(unmount);
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn memory_that_may_be_swapped_is_named() {
+    let bench = open_bench();
+    bench.configure(&[SOURCE, KEY, AGENT]);
+    for path in [bench.world.directory().to_owned(), bench.config(), bench.path("runner.pem"), bench.path("integrations.json")] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let script = "ulimit -l \"$0\" && exec setpriv --reuid=54321 --regid=54321 --clear-groups -- \"$@\"";
+    for (limit, locked) in [("64", false), ("unlimited", true)] {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, limit]).arg(bench.path("programs/scm-agent")).args(["run", "--config"]).arg(bench.config());
+        command.current_dir(bench.world.directory());
+        let daemon = Daemon::start_as(command, &bench.path("agent.sock")).await;
+        let report = bench.doctor().await;
+        match locked {
+            true => report.expect_ok("memory"),
+            false => {
+                report.expect(&warn("memory", &["may be swapped", "64 KiB"], &["LimitMEMLOCK=infinity"]));
+            }
+        }
+        assert!(daemon.terminate().await.success());
+    }
+}
