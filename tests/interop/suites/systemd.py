@@ -38,6 +38,7 @@ ExecStart=/bin/sh -c 'cd /home/member/jobs/%n && while :; do for one in *.sh; do
     [ -e $one ] && {{ sh $one >$one.out 2>&1; mv $one $one.done; }}; done; sleep 0.1; done'
 Restart=no
 """
+UNIT_NAMES = ["scm-agent.socket", "scm-agent.service"]
 # As `systemd-analyze security` counts: tenths.
 MOST_EXPOSED = 12
 CLONES = 200
@@ -431,6 +432,52 @@ class Systemd(Suite):
         wait_until(lambda: machine.run("grep", "-q", "reloaded", file).returncode == 0, "the audit log does not follow its name")
         machine.must("rm", f"{ETC}/config.d/audit.toml")
         machine.must("systemctl", "reload", "scm-agent.service")
+
+    def doctor(self, user="root"):
+        """What doctor finds, and the command in each remedy."""
+        done = self.machine.run("runuser", "-u", user, "--", "scm-agent", "doctor", "--json")
+        checks = json.loads(done.stdout)["checks"]
+        expect(done.returncode == any(check["state"] == "fail" for check in checks), f"doctor ended with {done.returncode}: {checks}")
+        return checks
+
+    def doctor_says(self, name, state, words, user="root"):
+        """Checks that doctor names a fault; what it says to do."""
+        checks = self.doctor(user)
+        found = [check for check in checks if (check["name"], check["state"]) == (name, state) and words in check["detail"]]
+        expect(found, f"doctor does not say {words!r}: {[check for check in checks if check['state'] in ('fail', 'warn')]}")
+        return found[0].get("next", "")
+
+    def case_doctor_names_what_is_wrong_with_the_units_and_its_commands_mend_it(self):
+        machine = self.machine
+
+        def sound():
+            checks = {(check["name"], check["state"]) for check in self.doctor()}
+            return {("service", "ok"), ("daemon", "ok"), ("key", "ok"), ("config", "ok")} <= checks and ("service", "warn") not in checks
+
+        wait_until(sound, lambda: f"doctor does not find it well: {self.doctor()}")
+        for breaks, state, words in (
+            (["systemctl", "stop", *UNIT_NAMES], "fail", "neither scm-agent.service nor scm-agent.socket is running"),
+            (["systemctl", "mask", "--now", "scm-agent.service"], "fail", "scm-agent.service is masked"),
+            (["systemctl", "disable", *UNIT_NAMES], "warn", "does not start with the machine"),
+            (["sh", "-c", "echo '[Service]' > /etc/systemd/system/scm-agent.service.d/later.conf"], "warn", "changed after systemd read them"),
+        ):
+            machine.must(*breaks)
+            machine.must("sh", "-c", self.doctor_says("service", state, words))
+            wait_until(sound, lambda: f"after {breaks}: {self.doctor()}")
+        # A credential that is not there: the key comes back, and the rest is the command for a unit that has given up.
+        machine.must("mv", f"{ETC}/runner.pem", f"{ETC}/away.pem")
+        machine.run("systemctl", "restart", "scm-agent.service")
+        self.doctor_says("service", "fail", f"{ETC}/runner.pem, the credential runner-key of scm-agent.service, is not there")
+        machine.must("mv", f"{ETC}/away.pem", f"{ETC}/runner.pem")
+        machine.run("systemctl", "reset-failed", "scm-agent.service")
+        machine.must("systemctl", "restart", *UNIT_NAMES)
+        wait_until(sound, lambda: f"with its key back: {self.doctor()}")
+        # Somebody who may not ask, until the command that is told was run and a new session is there.
+        told = self.doctor_says("daemon", "fail", "no scm-agent answers", "other")
+        command = re.search(r"sudo (usermod -aG scm-agent other)", told)
+        expect(command, f"another user is told: {told}")
+        machine.must("sh", "-c", command[1])
+        self.doctor_says("daemon", "ok", "", "other")
 
     def case_the_journal_holds_no_secret(self):
         journal = self.machine.journal()
