@@ -7,6 +7,7 @@ mod integrations;
 mod network;
 mod page;
 mod programs;
+mod tokens;
 
 use std::path::Path;
 
