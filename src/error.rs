@@ -207,6 +207,7 @@ impl From<state::Error> for Error {
             state::Error::InUse { .. } => {
                 (Kind::Config, "see what it holds: scm-agent status; or give this one another agent.state_dir".to_owned())
             }
+            state::Error::Newer { .. } => (Kind::Config, NEWER_STATE.to_owned()),
             state::Error::NoKey { .. } => (Kind::Config, "name the runner's private key in key.files".to_owned()),
             state::Error::NoParent { path } => (Kind::Config, make(path)),
             state::Error::NotADirectory { .. } => (Kind::Config, "move that file away, or change agent.state_dir".to_owned()),
@@ -243,11 +244,14 @@ impl From<state::LoadError> for Error {
             }
             state::LoadError::Io { .. } => "the file must belong to the user that runs the agent, on a healthy file system",
             state::LoadError::UnknownKey { .. } => "add the key that it was sealed with to key.files, or move the file away",
-            state::LoadError::Version { .. } => "run the version of scm-agent that wrote it, or move the file away",
+            state::LoadError::Newer { .. } => NEWER_STATE,
         };
         Self::new(Kind::Config, error.to_string()).hint(hint)
     }
 }
+
+/// What to do about a state that another version wrote.
+const NEWER_STATE: &str = "install that version of scm-agent again, or move the file away; docs/upgrade.md says what is lost then";
 
 /// What to do about a key file.
 fn key_file_hint(path: &Path, problem: Problem) -> String {

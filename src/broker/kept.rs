@@ -6,11 +6,12 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tracing::warn;
 use zeroize::Zeroizing;
 
 use crate::integration::snapshot::{SnapshotStore, StoreError};
 use crate::key::KeyRing;
-use crate::state::{self, LoadError, SealedFile, StateDir, StateKeys};
+use crate::state::{self, FORMAT, LoadError, SealedFile, StateDir, StateKeys};
 
 /// How long the disk may take for one step; a daemon does not stand still with its file system.
 const DISK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,8 +92,19 @@ impl KeptList {
 
 impl SnapshotStore for KeptList {
     fn load(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let loaded = self.with(|file, keys| file.load(keys))?;
-        loaded.map_err(|error| match error {
+        let loaded = self.with(|file, keys| {
+            let content = file.load(keys)?;
+            // What is of a format of before is written anew at once, or with the next list where there is no room now.
+            if let Some(content) = &content
+                && file.written().is_some_and(|written| written.format < FORMAT)
+                && let Err(error) = file.save(keys, content.to_vec())
+            {
+                warn!(error = %error, "the kept list stays in the format of before");
+            }
+            Ok(content)
+        })?;
+        loaded.map_err(|error: LoadError| match error {
+            LoadError::Newer { .. } => failure(format!("{error}: install that version again, or move the file away")),
             LoadError::Io { .. } => failure(error.to_string()),
             other => StoreError { damaged: true, message: other.to_string() },
         })

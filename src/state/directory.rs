@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, fsync, mkdir, open, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::{Error, SealedFile};
+use super::{Error, SealedFile, upgrade};
 
 /// The file that a daemon holds a lock on.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "daemon.lock";
+/// The one that a daemon of format 1 holds a lock on. A link in its place keeps such a daemon from writing (`upgrade`).
+pub(super) const OLD_LOCK: &str = "lock";
 /// What the name of a half-written file starts and ends with.
 const PARTIAL: (&str, &str) = (".", ".partial");
 /// What somebody else must not be allowed: to write, as group or as others.
@@ -33,15 +35,22 @@ pub(crate) struct Held {
     is_link: bool,
     /// Needed to write. A directory that cannot be written to is read without it.
     lock: Option<Lock>,
+    /// Whether no daemon of format 1 writes here any more.
+    is_upgraded: bool,
 }
 
-/// The lock on the directory, as long as this lives.
-struct Lock(OwnedFd);
+/// The lock on the directory, as long as this lives, and the one that a daemon of format 1 would take.
+struct Lock {
+    new: OwnedFd,
+    old: Option<OwnedFd>,
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // Closing is not enough while a process that was started at this moment holds a copy of the descriptor.
-        let _ = flock(&self.0, FlockOperation::Unlock);
+        for lock in self.old.iter().chain([&self.new]) {
+            let _ = flock(lock, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -59,8 +68,8 @@ impl StateDir {
         // Without a slash or a dot at its end, with which a link would be followed after all.
         let path: PathBuf = path.components().collect();
         let mut held = match open_or_make(&path) {
-            Ok(directory) => Held { directory, is_link: false, lock: None },
-            Err(error @ Error::Symlink { .. }) => Held { directory: open_link(&path).map_err(|_| error)?, is_link: true, lock: None },
+            Ok(directory) => Held::new(directory, false),
+            Err(error @ Error::Symlink { .. }) => Held::new(open_link(&path).map_err(|_| error)?, true),
             Err(error) => return Err(error),
         };
         if let Err(error @ Error::InUse { .. }) = held.prepare(&path) {
@@ -72,7 +81,10 @@ impl StateDir {
     /// A file of the directory, which need not exist. The name is one part of a path and begins with no dot.
     #[must_use]
     pub fn file(&self, name: &'static str) -> SealedFile {
-        debug_assert!(!name.is_empty() && name != LOCK && !name.starts_with('.') && !name.contains('/'), "no name for a file: {name}");
+        debug_assert!(
+            !name.is_empty() && ![LOCK, OLD_LOCK].contains(&name) && !name.starts_with('.') && !name.contains('/'),
+            "no name for a file: {name}"
+        );
         SealedFile::new(self.clone(), name)
     }
 
@@ -82,6 +94,21 @@ impl StateDir {
     /// [`Error`], as a save would give it.
     pub fn check(&self) -> Result<(), Error> {
         self.held().prepare(&self.0.path)
+    }
+
+    /// Makes it ready to be written to by other means than its files'.
+    ///
+    /// # Errors
+    /// [`Error`], as a save would give it.
+    pub(crate) fn prepare_to_write(&self) -> Result<(), Error> {
+        self.write(|_| Ok(()))
+    }
+
+    /// Deletes the copy of format 1, where there is one: nobody is to open it any more.
+    pub(crate) fn forget_copy(&self) {
+        if let Err(error) = self.write(|held| upgrade::forget(&held.directory).map_err(system("delete the copy in", &self.0.path))) {
+            tracing::warn!(error = %error, "the copy of the state from before the upgrade stays");
+        }
     }
 
     /// Where it was when it was opened.
@@ -99,23 +126,38 @@ impl StateDir {
     /// Does what writes. A directory that was deleted is opened or made again for it; one that was moved away is not.
     pub(super) fn write<T>(&self, work: impl Fn(&Held) -> Result<T, Error>) -> Result<T, Error> {
         let mut held = self.held();
-        let first = held.prepare(&self.0.path).and_then(|()| work(&held));
+        let first = held.prepare_to_write(&self.0.path).and_then(|()| work(&held));
         match first {
             Err(Error::System { reason, .. }) if is_gone(&reason) && held.is_deleted() => {}
             other => return other,
         }
-        *held = Held { directory: open_or_make(&self.0.path)?, is_link: false, lock: None };
-        held.prepare(&self.0.path)?;
+        *held = Held::new(open_or_make(&self.0.path)?, false);
+        held.prepare_to_write(&self.0.path)?;
         work(&held)
     }
 }
 
 impl Held {
+    fn new(directory: OwnedFd, is_link: bool) -> Self {
+        Self { directory, is_link, lock: None, is_upgraded: false }
+    }
+
+    /// Makes sure that it may be written to, and that everything of before is kept that a daemon of before could want back.
+    fn prepare_to_write(&mut self, path: &Path) -> Result<(), Error> {
+        self.prepare(path)?;
+        if !self.is_upgraded {
+            upgrade::upgrade(&self.directory, path)?;
+            self.is_upgraded = true;
+        }
+        upgrade::forget_in_time(&self.directory);
+        Ok(())
+    }
+
     /// Makes sure that it may be written to.
     fn prepare(&mut self, path: &Path) -> Result<(), Error> {
         if self.is_link {
             // It may have become a directory since.
-            *self = Self { directory: open_or_make(path)?, is_link: false, lock: None };
+            *self = Self::new(open_or_make(path)?, false);
         }
         let stat = fstat(&self.directory).map_err(system("inspect", path))?;
         check(path, stat.st_uid, stat.st_mode, rustix::process::geteuid().as_raw())?;
@@ -205,15 +247,24 @@ fn is_gone(reason: &io::Error) -> bool {
 /// On a file that only this user opens: a lock on the directory itself could be taken by everybody who may list it.
 fn take_lock(directory: &OwnedFd, path: &Path) -> Result<Lock, Error> {
     let other = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let lock = openat(directory, LOCK, OFlags::CREATE | OFlags::RDWR | other, Mode::RUSR | Mode::WUSR)
+    let new = openat(directory, LOCK, OFlags::CREATE | OFlags::RDWR | other, Mode::RUSR | Mode::WUSR)
         // On a file system that is read-only, or where an operator made a directory of that name, it locks as well.
         .or_else(|errno| openat(directory, LOCK, OFlags::RDONLY | other, Mode::empty()).map_err(|_| errno))
         .map_err(system("open", &path.join(LOCK)))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock(lock)),
-        Err(Errno::WOULDBLOCK) => Err(Error::InUse { path: path.to_owned() }),
-        Err(other) => Err(system("lock", &path.join(LOCK))(other)),
+    lock(&new, path, LOCK)?;
+    // There is none where no daemon of format 1 was, and a link where none is to write any more.
+    let old = openat(directory, OLD_LOCK, OFlags::RDONLY | other, Mode::empty()).ok();
+    if let Some(old) = &old {
+        lock(old, path, OLD_LOCK)?;
     }
+    Ok(Lock { new, old })
+}
+
+fn lock(file: &OwnedFd, path: &Path, name: &str) -> Result<(), Error> {
+    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => Error::InUse { path: path.to_owned() },
+        other => system("lock", &path.join(name))(other),
+    })
 }
 
 /// Removes what a crashed daemon left. What stays is said by whoever needs the name.

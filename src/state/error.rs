@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::{FORMAT, Written};
+
 /// Why the state directory cannot be used or written to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,6 +21,14 @@ pub enum Error {
     InUse {
         /// The directory.
         path: PathBuf,
+    },
+    /// A newer version of the agent wrote the file that is to be replaced or moved.
+    #[error("{path} is in {written}, and this scm-agent knows up to format {FORMAT}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What it says of itself.
+        written: Written,
     },
     /// There is no key to seal a file with.
     #[error("cannot seal {path} without a runner key")]
@@ -78,7 +88,8 @@ pub enum Error {
     },
 }
 
-/// Why a file cannot be loaded. It is still there; [`SealedFile::set_aside`](super::SealedFile::set_aside) makes room for a new one.
+/// Why a file cannot be loaded. It is still there; [`SealedFile::set_aside`](super::SealedFile::set_aside) makes room for a new one,
+/// unless it is [`LoadError::Newer`].
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It is cut off or changed, was sealed as another file, or was never sealed by an agent.
@@ -95,6 +106,14 @@ pub enum LoadError {
         /// What the system said.
         reason: io::Error,
     },
+    /// A newer version of the agent wrote it.
+    #[error("{path} is in {written}, and this scm-agent knows up to format {FORMAT}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What it says of itself.
+        written: Written,
+    },
     /// It is larger than any file that was ever sealed.
     #[error("{path} is larger than the {limit} bytes that such a file may have")]
     TooLarge {
@@ -108,13 +127,5 @@ pub enum LoadError {
     UnknownKey {
         /// The file.
         path: PathBuf,
-    },
-    /// Another version of the agent wrote it.
-    #[error("{path} has version {found} of the format, which this scm-agent cannot read")]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// The version that it names.
-        found: u8,
     },
 }

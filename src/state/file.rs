@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, fsync, openat, renameat, statat, unlinkat};
@@ -9,12 +10,12 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::directory::{Held, StateDir, partial, system};
-use super::seal::{self, OVERHEAD_BYTES, Refusal};
-use super::{Error, LoadError, StateKeys};
+use super::seal::{self, MAX_OVERHEAD_BYTES, MAX_PREFIX_BYTES, Refusal};
+use super::{Error, LoadError, StateKeys, Written};
 
 /// The most bytes that a file may hold.
 pub const MAX_PLAINTEXT_BYTES: usize = 64 * 1024 * 1024;
-const MAX_FILE_BYTES: usize = MAX_PLAINTEXT_BYTES + OVERHEAD_BYTES;
+const MAX_FILE_BYTES: usize = MAX_PLAINTEXT_BYTES + MAX_OVERHEAD_BYTES;
 /// How many files that were set aside are kept, for whoever wants to know what happened to them.
 const KEPT_ASIDE: usize = 3;
 
@@ -50,6 +51,7 @@ impl SealedFile {
         let sealed = seal::seal(key, self.name, plaintext).ok_or_else(|| Error::Seal { path: self.path() })?;
         let partial = partial(self.name);
         self.directory.write(|held| {
+            self.check_format(held)?;
             self.write(held, &partial, &sealed).and_then(|()| renameat(held, &partial, held, self.name).map_err(io::Error::from)).map_err(
                 |error| {
                     // Its space may be what is missing.
@@ -69,9 +71,27 @@ impl SealedFile {
         let Some(file) = self.read()? else { return Ok(None) };
         seal::open(keys, self.name, file).map(Some).map_err(|refusal| match refusal {
             Refusal::Damaged => LoadError::Damaged { path: self.path() },
+            Refusal::Newer(written) => LoadError::Newer { path: self.path(), written },
             Refusal::UnknownKey => LoadError::UnknownKey { path: self.path() },
-            Refusal::Version(found) => LoadError::Version { path: self.path(), found },
         })
+    }
+
+    /// What the file says of itself, which only opening it proves. `None` if there is no such file, or no sealed one.
+    #[must_use]
+    pub fn written(&self) -> Option<Written> {
+        self.written_in(&self.directory.held())
+    }
+
+    fn written_in(&self, held: &Held) -> Option<Written> {
+        written(held, self.name)
+    }
+
+    /// Leaves a file alone that a newer version wrote.
+    fn check_format(&self, held: &Held) -> Result<(), Error> {
+        match self.written_in(held) {
+            Some(written) if written.is_newer() => Err(Error::Newer { path: self.path(), written }),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the file, if there is one; that is on disk when this returns.
@@ -79,10 +99,13 @@ impl SealedFile {
     /// # Errors
     /// [`Error`]
     pub fn remove(&self) -> Result<(), Error> {
-        self.directory.write(|held| match unlinkat(held, self.name, AtFlags::empty()) {
-            Ok(()) => self.sync(held),
-            Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(system("remove", &self.path())(errno)),
+        self.directory.write(|held| {
+            self.check_format(held)?;
+            match unlinkat(held, self.name, AtFlags::empty()) {
+                Ok(()) => self.sync(held),
+                Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(system("remove", &self.path())(errno)),
+            }
         })
     }
 
@@ -93,6 +116,7 @@ impl SealedFile {
     /// [`Error::System`], above all when there is no such file.
     pub fn set_aside(&self) -> Result<PathBuf, Error> {
         self.directory.write(|held| {
+            self.check_format(held)?;
             let refused = |errno: Errno| system("set aside", &self.path())(errno);
             statat(held, self.name, AtFlags::SYMLINK_NOFOLLOW).map_err(refused)?;
             let numbered = |number: usize| format!("{}.damaged-{number}", self.name);
@@ -170,4 +194,14 @@ impl SealedFile {
     fn sync(&self, held: &Held) -> Result<(), Error> {
         fsync(held).map_err(system("write to disk", self.directory.path()))
     }
+}
+
+/// What the file of that name says of itself.
+pub(super) fn written(directory: impl AsFd, name: &str) -> Option<Written> {
+    // Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+    let mut start = Vec::with_capacity(MAX_PREFIX_BYTES);
+    file.take(MAX_PREFIX_BYTES as u64).read_to_end(&mut start).ok()?;
+    Some(seal::prefix(&start)?.0)
 }

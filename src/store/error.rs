@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::state;
+use crate::state::{self, FORMAT, Written};
 
 /// What a caller has to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum StoreErrorKind {
     Damaged,
     /// There is no room: on the file system, or in the store.
     Full,
+    /// Another version of scm-agent wrote it, in a format that this one does not know.
+    Newer,
     /// Anything else, such as a record that is too large.
     Other,
     /// Writing is not allowed here.
@@ -37,6 +39,15 @@ impl StoreError {
 
     pub(super) fn full(message: String) -> Self {
         Self { kind: StoreErrorKind::Full, message }
+    }
+
+    pub(super) fn newer(path: &Path, written: &Written) -> Self {
+        let message = format!(
+            "{} is in {written}, and this scm-agent knows up to format {FORMAT}: install that version again, or move {} away, and all users sign in again",
+            path.display(),
+            path.with_file_name("grants*").display()
+        );
+        Self { kind: StoreErrorKind::Newer, message }
     }
 
     pub(super) fn other(message: String) -> Self {

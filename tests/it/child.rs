@@ -172,3 +172,10 @@ fn connects_and_hands_it_over() {
     // Until it is told to end.
     let _ = std::io::stdin().read(&mut word);
 }
+
+/// Opens the state that a version of before left, as a daemon does when it starts. Killed by `state::upgrade`.
+#[test]
+#[ignore = "started by state::upgrade"]
+fn opens_the_state_of_before() {
+    crate::state::upgrade::open_all(&PathBuf::from(std::env::var_os("STATE").unwrap()));
+}

@@ -57,6 +57,10 @@ pub(super) fn other_faults(status: &Status) -> Vec<Check> {
         if reason.contains("public key") || reason.contains("registered for this runner") {
             let next = "scm-agent key show FILE prints what to register; or put the registered key's file in key.files";
             Check::fail("registered-key", reason.clone(), next)
+        } else if reason.contains("knows up to format") {
+            let next =
+                "install the version of scm-agent that wrote it again; docs/upgrade.md says how to go on without it, and what is lost";
+            Check::fail("state", reason.clone(), next)
         } else if reason.starts_with("the kept list") || reason.contains("not kept for the next start") {
             let next =
                 "see agent.state_dir: it belongs to the agent's user, mode 0700, with room on its disk; what was set aside can be deleted";

@@ -7,7 +7,17 @@ use std::collections::BTreeMap;
 
 use super::database::Rows;
 use super::seal::{DataKey, Purpose, RowId};
+use crate::state::Written;
 use crate::store::{GrantKey, GrantSummary, MAX_GRANTS, record};
+
+/// Why a database is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The manifest is not one: then nothing says what should be there.
+    Damaged,
+    /// The manifest is of a format that this code does not know.
+    Newer(Written),
+}
 
 /// The manifest's id: it is the only row of its kind.
 const MANIFEST_ID: RowId = [0; 32];
@@ -23,7 +33,7 @@ pub(super) struct Row {
 }
 
 /// What a database holds as of its last commit.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Contents {
     /// How many commits there have been, this one included.
     pub(super) generation: u64,
@@ -32,18 +42,33 @@ pub(super) struct Contents {
     pub(super) refused: Vec<RowId>,
     /// How many grants the manifest names that are in no row.
     pub(super) missing: usize,
+    /// What the manifest says of itself.
+    pub(super) written: Written,
 }
 
 impl Contents {
-    /// Opens everything. `None` if the manifest is not one: then nothing says what should be there.
-    pub(super) fn read(key: &DataKey, rows: Rows) -> Option<Self> {
-        let (generation, manifest) = key.open(Purpose::Manifest, &MANIFEST_ID, &rows.manifest)?;
-        let (entries, rest) = manifest.as_chunks::<ENTRY_BYTES>();
+    /// No grants, as of a commit.
+    pub(super) fn empty(generation: u64) -> Self {
+        Self { generation, rows: BTreeMap::new(), refused: Vec::new(), missing: 0, written: Written::now() }
+    }
+
+    /// Opens everything.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub(super) fn read(key: &DataKey, rows: Rows) -> Result<Self, Refusal> {
+        let format = rows.manifest.first().copied().ok_or(Refusal::Damaged)?;
+        if format > Purpose::Manifest.version() {
+            return Err(Refusal::Newer(Written { format, by: None }));
+        }
+        let (generation, manifest) = key.open(Purpose::Manifest, &MANIFEST_ID, &rows.manifest).ok_or(Refusal::Damaged)?;
+        let (by, entries) = if format == 1 { (None, manifest.as_slice()) } else { writer(&manifest).ok_or(Refusal::Damaged)? };
+        let (entries, rest) = entries.as_chunks::<ENTRY_BYTES>();
         if !rest.is_empty() || entries.len() > MAX_GRANTS {
-            return None;
+            return Err(Refusal::Damaged);
         }
         let mut named: BTreeMap<RowId, u64> = entries.iter().map(entry).collect();
-        let mut contents = Self { generation, ..Self::default() };
+        let mut contents = Self { written: Written { format, by }, ..Self::empty(generation) };
         for (id, sealed) in rows.grants {
             let named = named.remove(&id);
             match open_row(key, id, sealed) {
@@ -54,12 +79,15 @@ impl Contents {
             }
         }
         contents.missing = named.len();
-        Some(contents)
+        Ok(contents)
     }
 
     /// The sealed manifest of a commit that puts one row or takes some away.
     pub(super) fn manifest(key: &DataKey, generation: u64, rows: impl Iterator<Item = (RowId, u64)>) -> Option<Vec<u8>> {
-        let plain: Vec<u8> = rows.flat_map(|(id, generation)| id.into_iter().chain(generation.to_le_bytes())).collect();
+        let by = env!("CARGO_PKG_VERSION");
+        let mut plain = vec![u8::try_from(by.len()).ok()?];
+        plain.extend_from_slice(by.as_bytes());
+        plain.extend(rows.flat_map(|(id, generation)| id.into_iter().chain(generation.to_le_bytes())));
         key.seal(Purpose::Manifest, &MANIFEST_ID, generation, &plain)
     }
 
@@ -72,6 +100,13 @@ impl Contents {
     pub(super) fn is_whole(&self) -> bool {
         self.refused.is_empty() && self.missing == 0
     }
+}
+
+/// Who wrote a manifest, and what stands behind it.
+fn writer(manifest: &[u8]) -> Option<(Option<String>, &[u8])> {
+    let (&length, rest) = manifest.split_first()?;
+    let (by, rest) = rest.split_at_checked(usize::from(length))?;
+    Some((Some(std::str::from_utf8(by).ok()?.to_owned()), rest))
 }
 
 fn entry(entry: &[u8; ENTRY_BYTES]) -> (RowId, u64) {

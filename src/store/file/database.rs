@@ -69,6 +69,7 @@ impl Database {
     /// # Errors
     /// [`StoreError`], with [`Damaged`](crate::store::StoreErrorKind::Damaged) only for what the file itself is.
     pub(super) fn open(directory: &StateDir) -> Result<Option<Self>, StoreError> {
+        directory.prepare_to_write()?;
         let Some((file, path)) = Self::file(directory, OFlags::RDWR)? else { return Ok(None) };
         let (backend, control) = Backend::new(file);
         Self::on(backend, control, path).map(Some)
@@ -124,6 +125,7 @@ impl Database {
     /// # Errors
     /// [`StoreError`]
     pub(super) fn create(directory: &StateDir, manifest: &[u8]) -> Result<Self, StoreError> {
+        directory.prepare_to_write()?;
         let path = directory.path().join(FILE);
         let directory = &*directory.held();
         let failed = |errno: Errno| StoreError::system("make", &path, &errno.into());

@@ -17,6 +17,8 @@
 //! - The database is damaged, or gone while the head is there; or no key of the runner's opens the data key: what is there is set
 //!   aside, and the store begins empty.
 //!
+//! Whatever is of a format that is not known keeps all of it from being opened: nothing is written, removed or set aside.
+//!
 //! What this cannot notice: database and head put back together to an earlier moment, with or without the key. Only something outside
 //! the directory could tell.
 //!
@@ -31,12 +33,12 @@ mod start;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use self::contents::{Contents, Row};
-use self::database::{Change, Database};
+use self::contents::{Contents, Refusal, Row};
+use self::database::{Change, Database, Rows};
 use self::seal::{DataKey, Purpose, RowId};
 use super::memory::check_limits;
 use super::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError, record};
-use crate::state::{SealedFile, StateDir, StateKeys};
+use crate::state::{FORMAT, SealedFile, StateDir, StateKeys, Written};
 
 /// Keeps grants in files of the state directory, whose lock makes it the only store there.
 pub struct FileStore {
@@ -136,7 +138,9 @@ impl GrantStore for FileStore {
 
     fn reseal(&self, keys: StateKeys) -> Result<(), StoreError> {
         let inner = self.inner();
-        inner.files.save_key(&keys, &inner.key)
+        inner.files.save_key(&keys, &inner.key)?;
+        inner.files.directory.forget_copy();
+        Ok(())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -146,6 +150,19 @@ impl GrantStore for FileStore {
 }
 
 impl Files {
+    /// What was read from the database.
+    fn contents(&self, key: &DataKey, rows: Rows) -> Result<Contents, StoreError> {
+        Contents::read(key, rows).map_err(|refusal| match refusal {
+            Refusal::Damaged => StoreError::damaged(&self.database.path()),
+            Refusal::Newer(written) => StoreError::newer(&self.database.path(), &written),
+        })
+    }
+
+    /// The sealed ones.
+    fn sealed(&self) -> [&SealedFile; 3] {
+        [&self.key, &self.spare_key, &self.head]
+    }
+
     /// Seals the data key for the first and for the last of the runner's keys: in a rotation, nobody but the operator knows which of
     /// them will be alone at the next start. For no other one: a key that was taken away is to open nothing any more.
     fn save_key(&self, keys: &StateKeys, key: &DataKey) -> Result<(), StoreError> {
@@ -188,7 +205,7 @@ impl Inner {
         let manifest = Contents::manifest(&self.key, generation, named).ok_or_else(|| self.cannot_seal())?;
         let change = Change { put: put.as_ref().map(|row| (&row.id, row.sealed.as_slice())), remove: &removed, manifest: &manifest };
         self.with_database(|database| database.change(&change))?;
-        self.contents.generation = generation;
+        (self.contents.generation, self.contents.written, self.unwritable) = (generation, Written::now(), None);
         self.contents.refused.clear();
         self.contents.missing = 0;
         if let Some(key) = remove {
@@ -205,7 +222,7 @@ impl Inner {
         if self.database.is_none() {
             let damaged = || StoreError::damaged(&self.files.database.path());
             let database = Database::open(&self.files.directory)?.ok_or_else(damaged)?;
-            let contents = Contents::read(&self.key, database.read()?).ok_or_else(damaged)?;
+            let contents = self.files.contents(&self.key, database.read()?)?;
             // What failed may have been done nevertheless; nothing else happened since.
             let expected = contents.generation == self.contents.generation || contents.generation == self.next_generation();
             if !expected || !(contents.is_whole() || contents.generation == self.contents.generation) {
@@ -221,6 +238,17 @@ impl Inner {
             self.save_head()?;
         }
         Ok(())
+    }
+
+    /// Writes anew what is in a format of before.
+    fn modernise(&mut self, keys: &StateKeys) -> Result<(), StoreError> {
+        let is_old = |written: &Written| written.format < FORMAT;
+        if self.files.sealed().into_iter().filter_map(SealedFile::written).any(|written| is_old(&written)) {
+            self.files.save_key(keys, &self.key)?;
+            self.head = None;
+        }
+        self.ready()?;
+        if is_old(&self.contents.written) { self.commit(None, None) } else { Ok(()) }
     }
 
     fn save_head(&mut self) -> Result<(), StoreError> {

@@ -1,12 +1,15 @@
 //! The format of a sealed row: a header in clear, the ciphertext, its tag.
 //!
 //! ```text
-//!  1 byte   version: 1
+//!  1 byte   version: 1 of a grant's, 2 of a manifest
 //!  8 bytes  generation: which commit of the database wrote it, little-endian
 //! 12 bytes  nonce
 //!  n bytes  ciphertext: AES-256-GCM-SIV (RFC 8452) under the data key
 //! 16 bytes  tag, over the ciphertext and the associated data: what the row is for, the version, the row's id, the generation
 //! ```
+//!
+//! A manifest of version 1 does not say who wrote it; it is read, and written no more. A later format of any row is a later version of the
+//! manifest: nobody but who can seal one says what the grants are to look like.
 //!
 //! So a row opens in its own place and as of its own commit only. Its id is a keyed digest of what it is about, and tells nobody else
 //! who has grants where.
@@ -16,10 +19,9 @@ use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
 use crate::secret::StateKey;
-use crate::state::StateKeys;
+use crate::state::{FORMAT, StateKeys};
 use crate::store::{GrantKey, Origin};
 
-const VERSION: u8 = 1;
 const GENERATION_BYTES: usize = size_of::<u64>();
 const HEADER_BYTES: usize = 1 + GENERATION_BYTES + NONCE_LEN;
 
@@ -30,13 +32,21 @@ pub(super) const OVERHEAD_BYTES: usize = HEADER_BYTES + MAX_TAG_LEN;
 pub(super) type RowId = [u8; 32];
 
 /// What a row is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Grant,
     Manifest,
 }
 
 impl Purpose {
+    /// The version that is written. Those before it are read.
+    pub(super) fn version(self) -> u8 {
+        match self {
+            Self::Grant => 1,
+            Self::Manifest => FORMAT,
+        }
+    }
+
     fn label(self) -> &'static [u8] {
         match self {
             Self::Grant => b"scm-agent-store grant",
@@ -91,11 +101,11 @@ impl DataKey {
     /// Seals a row's content as of a commit. `None` if the library refuses.
     pub(super) fn seal(&self, purpose: Purpose, id: &RowId, generation: u64, content: &[u8]) -> Option<Vec<u8>> {
         let mut row = Zeroizing::new(Vec::with_capacity(content.len() + OVERHEAD_BYTES));
-        row.push(VERSION);
+        row.push(purpose.version());
         row.extend_from_slice(&generation.to_le_bytes());
         row.extend_from_slice(&[0; NONCE_LEN]);
         row.extend_from_slice(content);
-        let associated = Aad::from(associated_data(purpose, VERSION, id, generation));
+        let associated = Aad::from(associated_data(purpose, purpose.version(), id, generation));
         let (nonce, tag) = self.cipher()?.seal_in_place_separate_tag(associated, &mut row[HEADER_BYTES..]).ok()?;
         row[HEADER_BYTES - NONCE_LEN..HEADER_BYTES].copy_from_slice(nonce.as_ref());
         row.extend_from_slice(tag.as_ref());
@@ -107,7 +117,7 @@ impl DataKey {
         let (&[version], rest) = row.split_first_chunk::<1>()?;
         let (generation, rest) = rest.split_first_chunk::<GENERATION_BYTES>()?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>()?;
-        if version != VERSION || sealed.len() < MAX_TAG_LEN {
+        if version == 0 || version > purpose.version() || sealed.len() < MAX_TAG_LEN {
             return None;
         }
         let generation = u64::from_le_bytes(*generation);

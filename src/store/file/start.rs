@@ -7,7 +7,7 @@ use super::contents::Contents;
 use super::database::{self, Database};
 use super::seal::DataKey;
 use super::{Files, Inner};
-use crate::state::{LoadError, SealedFile, StateDir, StateKeys};
+use crate::state::{LoadError, SealedFile, StateDir, StateKeys, Written};
 use crate::store::{StoreError, StoreErrorKind};
 
 const KEY: &str = "grants-key";
@@ -49,6 +49,11 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
     if keys.is_empty() {
         return Err(StoreError::other(format!("cannot open {} without a runner key", files.database.path().display())));
     }
+    for file in files.sealed() {
+        if let Some(written) = file.written().filter(Written::is_newer) {
+            return Err(StoreError::newer(&file.path(), &written));
+        }
+    }
     let mut problems = Vec::new();
     let key = data_key(&files, keys, &mut problems)?;
     let head = head(&files, &key, &mut problems)?;
@@ -75,6 +80,10 @@ pub(super) fn start(directory: &StateDir, keys: &StateKeys) -> Result<(Inner, Ve
         if let Err(error) = inner.ready().and_then(|()| inner.commit(None, None)) {
             tracing::warn!(error = %error, "damaged grants are not removed");
         }
+    }
+    if let Err(error) = inner.modernise(keys) {
+        // Said of the store as a whole where it is to be written to and cannot be. All of it is read on as it is.
+        inner.unwritable.get_or_insert(error);
     }
     // Without room for it the store can still be read. The next save writes it first.
     if inner.head != Some(inner.contents.generation)
@@ -127,7 +136,7 @@ fn sealed_for_all(files: &Files, keys: &StateKeys, key: DataKey, problems: &mut 
         None => matches!(is_there(files, SPARE_KEY), Ok(false)),
     };
     if !(is_spared && opens(&files.key, &keys.newest_alone()))
-        && let Err(error) = files.save_key(keys, &key)
+        && let Err(error) = files.save_key(keys, &key).map(|()| files.directory.forget_copy())
     {
         problems.push(format!("the grants are not sealed for each of the runner's keys, so keep those that there are: {error}"));
     }
@@ -154,7 +163,7 @@ fn head(files: &Files, key: &DataKey, problems: &mut Vec<String>) -> Result<Head
 /// and why not: grants serve from a disk that takes nothing, and are kept again once it does.
 fn existing(files: &Files, key: &DataKey, head: Head, problems: &mut Vec<String>) -> Result<Option<Existing>, StoreError> {
     let path = files.database.path();
-    let opened = |rows| Contents::read(key, rows).ok_or_else(|| StoreError::damaged(&path));
+    let opened = |rows| files.contents(key, rows);
     let found = Database::open(&files.directory).and_then(|database| {
         let Some(database) = database else { return Ok(None) };
         let contents = opened(database.read()?)?;
@@ -209,7 +218,7 @@ fn new(files: &Files, key: &DataKey, head: Option<u64>) -> Result<(Database, Con
     let generation = before.saturating_add(1);
     let manifest = Contents::manifest(key, generation, std::iter::empty())
         .ok_or_else(|| StoreError::other(format!("cannot seal {}", files.database.path().display())))?;
-    Ok((Database::create(&files.directory, &manifest)?, Contents { generation, ..Contents::default() }))
+    Ok((Database::create(&files.directory, &manifest)?, Contents::empty(generation)))
 }
 
 /// What is wrong with a file, unless it could not be read at all: that may pass.

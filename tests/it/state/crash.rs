@@ -56,7 +56,7 @@ fn a_process_that_is_killed_while_saving_leaves_the_last_content_or_the_one_befo
         let found = generation(&place);
         assert!(found == told || found == told + 1, "told of {told}, found {found}");
         in_between += u64::from(found != told);
-        assert_eq!(place.names(), ["list", "lock"], "the next daemon removes what was left half-written");
+        assert_eq!(place.names(), ["daemon.lock", "list", "lock"], "the next daemon removes what was left half-written");
     }
     assert!(generation(&place) >= KILLS as u64, "{in_between} between two saves");
 }
@@ -72,6 +72,6 @@ fn when_there_is_no_space_the_old_content_stays_and_nothing_half_written() {
     assert_eq!(printed[0], format!("error: cannot save {}: File too large (os error 27)", path.display()));
     assert_eq!(printed[1], format!("hint: make room on the file system of {}", path.display()));
     assert_eq!(printed[2], "small");
-    assert_eq!(place.names(), ["list", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "list", "lock"]);
     assert_eq!(place.open().file("list").load(&keys(&[1])).unwrap().unwrap().as_slice(), b"small");
 }

@@ -22,7 +22,7 @@ fn a_missing_directory_is_made_for_the_owner_alone_and_one_that_is_there_is_used
     let place = Place::new();
     drop(place.open());
     assert_eq!(mode(&place.state()), 0o700);
-    assert_eq!((place.names(), mode(&place.state().join("lock"))), (vec!["lock".to_owned()], 0o600));
+    assert_eq!((place.names(), mode(&place.state().join("daemon.lock"))), (vec!["daemon.lock".to_owned()], 0o600));
     fs::set_permissions(place.state(), Permissions::from_mode(0o750)).unwrap();
     place.open().file("list").save(&keys(&[1]), b"content").unwrap();
     assert_eq!((mode(&place.state()), mode(&place.state().join("list"))), (0o750, 0o600));
@@ -63,20 +63,20 @@ fn a_directory_that_others_can_write_to_is_read_and_not_written_to_until_it_is_c
 fn a_directory_that_cannot_be_written_to_is_read_and_says_why_it_is_not_saved_to() {
     let place = Place::new();
     place.open().file("list").save(&keys(&[1]), b"kept").unwrap();
-    fs::remove_file(place.state().join("lock")).unwrap();
+    fs::remove_file(place.state().join("daemon.lock")).unwrap();
     // Neither made nor opened, as on a full disk or a read-only one.
-    symlink("nowhere", place.state().join("lock")).unwrap();
+    symlink("nowhere", place.state().join("daemon.lock")).unwrap();
     fs::write(place.state().join(".list.partial"), "half").unwrap();
     let file = place.open().file("list");
     assert_eq!(file.load(&keys(&[1])).unwrap().unwrap().as_slice(), b"kept");
-    let lock = place.state().join("lock");
+    let lock = place.state().join("daemon.lock");
     assert!(matches!(file.save(&keys(&[1]), b"new"), Err(Error::System { action: "open", path, .. }) if path == lock));
     assert!(file.set_aside().is_err());
     assert_eq!(file.load(&keys(&[1])).unwrap().unwrap().as_slice(), b"kept");
     fs::remove_file(&lock).unwrap();
     file.save(&keys(&[1]), b"new").unwrap();
     assert!(matches!(StateDir::open(&place.state()), Err(Error::InUse { .. })), "the lock is taken with the first save that can");
-    assert_eq!(place.names(), ["list", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "list", "lock"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_directory_without_write_permission_is_read() {
     }
     let place = Place::new();
     place.open().file("list").save(&keys(&[1]), b"kept").unwrap();
-    fs::remove_file(place.state().join("lock")).unwrap();
+    fs::remove_file(place.state().join("daemon.lock")).unwrap();
     fs::set_permissions(place.state(), Permissions::from_mode(0o500)).unwrap();
     let file = place.open().file("list");
     assert_eq!(file.load(&keys(&[1])).unwrap().unwrap().as_slice(), b"kept");
@@ -99,7 +99,7 @@ fn a_directory_without_write_permission_is_read() {
 #[test]
 fn a_directory_in_the_locks_place_locks_as_well() {
     let place = Place::new();
-    fs::create_dir_all(place.state().join("lock/inside")).unwrap();
+    fs::create_dir_all(place.state().join("daemon.lock/inside")).unwrap();
     let directory = place.open();
     directory.file("list").save(&keys(&[1]), b"content").unwrap();
     assert!(matches!(StateDir::open(&place.state()), Err(Error::InUse { .. })));
@@ -113,7 +113,7 @@ fn a_directory_that_was_deleted_is_made_or_opened_again_for_the_next_save_with_t
     fs::remove_dir_all(place.state()).unwrap();
     file.save(&keys(&[1]), b"second").unwrap();
     assert_eq!(file.load(&keys(&[1])).unwrap().unwrap().as_slice(), b"second");
-    assert_eq!((place.names(), mode(&place.state())), (vec!["list".to_owned(), "lock".to_owned()], 0o700));
+    assert_eq!((place.names(), mode(&place.state())), (["daemon.lock", "list", "lock"].map(str::to_owned).to_vec(), 0o700));
     assert!(matches!(StateDir::open(&place.state()), Err(Error::InUse { .. })));
     fs::remove_dir_all(place.state()).unwrap();
     fs::create_dir(place.state()).unwrap();
@@ -158,7 +158,7 @@ fn what_a_link_leads_to_is_read_and_not_written_to() {
     fs::remove_file(&link).unwrap();
     fs::rename(place.state(), &link).unwrap();
     file.save(&keys(&[1]), b"new").unwrap();
-    assert_eq!(fs::read_dir(&link).unwrap().count(), 2, "the list and the lock");
+    assert_eq!(fs::read_dir(&link).unwrap().count(), 3, "the list, the lock and the link for older daemons");
     let dangling = place.0.path().join("dangling");
     symlink(place.0.path().join("nowhere"), &dangling).unwrap();
     assert!(matches!(refusal(&place, &dangling).0, Error::Symlink { .. }));
@@ -189,7 +189,7 @@ fn what_a_crashed_daemon_left_half_written_is_removed_and_nothing_else() {
     fs::create_dir(place.state().join(".folder.partial")).unwrap();
     symlink("other", place.state().join(".link.partial")).unwrap();
     let directory = place.open();
-    let left = [".folder.partial", ".list", "list", "list.damaged-1", "list.partial", "lock", "other"];
+    let left = [".folder.partial", ".list", "daemon.lock", "list", "list.damaged-1", "list.partial", "lock", "other"];
     assert_eq!(place.names(), left);
     assert_eq!(directory.file("list").load(&keys(&[1])).unwrap().unwrap().as_slice(), b"content");
 }

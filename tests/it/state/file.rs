@@ -6,7 +6,7 @@ use std::path::Path;
 
 use scm_agent::error::Error as Report;
 use scm_agent::key::{Config, KeyRing, OaepHash, RunnerPrivateKey};
-use scm_agent::state::{Error, LoadError, MAX_PLAINTEXT_BYTES, SealedFile, StateKeys};
+use scm_agent::state::{Error, FORMAT, LoadError, MAX_PLAINTEXT_BYTES, SealedFile, StateKeys};
 
 use super::{Place, keys, mode};
 
@@ -32,7 +32,7 @@ fn what_is_saved_is_loaded_again_by_the_next_daemon() {
     assert_eq!(content(&directory.file("pins"), &keys(&[1])).unwrap(), b"");
     directory.file("list").save(&keys(&[1]), b"a newer one").unwrap();
     assert_eq!(content(&directory.file("list"), &keys(&[1])).unwrap(), b"a newer one");
-    assert_eq!(place.names(), ["list", "lock", "pins"]);
+    assert_eq!(place.names(), ["daemon.lock", "list", "lock", "pins"]);
     assert_eq!(mode(&place.state().join("list")), 0o600);
     assert_eq!(directory.file("list").path(), place.state().join("list"));
 }
@@ -43,6 +43,8 @@ fn damage_is_told_whatever_byte_it_is_in_and_wherever_the_file_ends() {
     let file = place.open().file("list");
     file.save(&keys(&[1]), b"canary in a file").unwrap();
     let sealed = fs::read(file.path()).unwrap();
+    let writer = usize::from(sealed[16]);
+    let key_id = 17 + writer..25 + writer;
     let refused = |bytes: &[u8]| {
         fs::write(file.path(), bytes).unwrap();
         let error = file.load(&keys(&[1])).unwrap_err();
@@ -54,9 +56,9 @@ fn damage_is_told_whatever_byte_it_is_in_and_wherever_the_file_ends() {
         let mut changed = sealed.clone();
         changed[index] ^= 0x55;
         match refused(&changed) {
-            LoadError::Version { found, .. } => assert_eq!((index, found), (15, 1 ^ 0x55)),
-            LoadError::UnknownKey { .. } => assert!((16..24).contains(&index), "{index}"),
-            LoadError::Damaged { .. } => assert!(!(15..24).contains(&index), "{index}"),
+            LoadError::Newer { written, .. } => assert_eq!((index, written.format), (15, FORMAT ^ 0x55)),
+            LoadError::UnknownKey { .. } => assert!(key_id.contains(&index), "{index}"),
+            LoadError::Damaged { .. } => assert!(index != 15 && !key_id.contains(&index), "{index}"),
             other => panic!("{index}: {other}"),
         }
         assert!(matches!(refused(&sealed[..index]), LoadError::Damaged { .. }), "cut to {index}");
@@ -107,8 +109,8 @@ fn every_form_of_a_runner_key_opens_what_another_program_sealed_for_it() {
     let place = Place::new();
     let file = place.open().file("list");
     let mut forms = 0;
-    for name in ["rsa-2048", "rsa-3072", "x25519"] {
-        let sealed = fs::read(fixtures.join(format!("state/{name}.sealed"))).unwrap();
+    for (name, suffix) in ["rsa-2048", "rsa-3072", "x25519"].into_iter().flat_map(|name| [(name, "sealed"), (name, "v2.sealed")]) {
+        let sealed = fs::read(fixtures.join(format!("state/{name}.{suffix}"))).unwrap();
         fs::write(file.path(), sealed).unwrap();
         let named = |path: &Path| path.file_name().unwrap().to_str().unwrap().starts_with(name);
         for path in fs::read_dir(fixtures.join("key/good")).unwrap().map(|entry| entry.unwrap().path()).filter(|path| named(path)) {
@@ -122,7 +124,7 @@ fn every_form_of_a_runner_key_opens_what_another_program_sealed_for_it() {
             forms += 1;
         }
     }
-    assert!(forms >= 20, "{forms}");
+    assert!(forms >= 40, "{forms}");
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn the_last_three_that_were_set_aside_are_kept_the_newest_as_number_one() {
             assert_eq!(kept, (damage > 0).then(|| format!("damage {damage}")));
         }
     }
-    assert_eq!(place.names(), ["list.damaged-1", "list.damaged-2", "list.damaged-3", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "list.damaged-1", "list.damaged-2", "list.damaged-3", "lock"]);
     // With a gap, only what is before it moves.
     fs::remove_file(place.state().join("list.damaged-2")).unwrap();
     fs::write(file.path(), "damage 6").unwrap();
@@ -230,7 +232,7 @@ fn saves_from_several_threads_leave_one_of_their_contents() {
         }
     });
     assert!(contents.contains(&content(&file, &keys(&[1])).unwrap()));
-    assert_eq!(place.names(), ["list", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "list", "lock"]);
 }
 
 #[test]
@@ -240,7 +242,7 @@ fn a_directory_in_the_way_of_what_is_half_written_is_removed_or_set_aside() {
     let partial = place.state().join(".list.partial");
     fs::create_dir(&partial).unwrap();
     file.save(&keys(&[1]), b"first").unwrap();
-    assert_eq!(place.names(), ["list", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "list", "lock"]);
     for number in 1..=3 {
         fs::create_dir(&partial).unwrap();
         fs::write(partial.join("precious"), b"").unwrap();

@@ -3,6 +3,7 @@
 mod crash;
 mod directory;
 mod file;
+pub mod upgrade;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

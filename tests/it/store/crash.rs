@@ -55,7 +55,7 @@ fn a_process_that_is_killed_while_saving_leaves_the_last_grant_or_the_next_one()
         let found = generation(&place.open());
         assert!(found == told || found == told + 1, "told of {told}, found {found}");
         in_between += u64::from(found != told);
-        assert_eq!(place.names(), ["grants-head", "grants-key", "grants.redb", "lock"]);
+        assert_eq!(place.names(), ["daemon.lock", "grants-head", "grants-key", "grants.redb", "lock"]);
     }
     assert!(generation(&place.open()) >= KILLS as u64, "{in_between} between two saves");
 }
@@ -68,7 +68,7 @@ fn a_process_that_is_killed_while_it_makes_the_store_leaves_one_that_opens() {
         fs::set_permissions(place.state(), Permissions::from_mode(0o700)).unwrap();
         let mut child = child("child::saves_grants_without_end", &place, "").spawn().unwrap();
         // From the lock on, which is the first thing it makes.
-        while !place.file("lock").exists() && child.try_wait().unwrap().is_none() {
+        while !place.file("daemon.lock").exists() && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
         std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(kill) % 8_000));

@@ -29,7 +29,7 @@ fn the_next_daemon_finds_what_this_one_saved_and_nobody_else_may_look() {
     assert_eq!(listed.len(), 19);
     assert_same(store.load(&key(19)).unwrap().as_ref(), &record(19, &"t".repeat(1900)));
     assert_eq!(store.load(&key(3)).unwrap().unwrap().state, GrantState::Refreshing { since: SystemTime::UNIX_EPOCH });
-    assert_eq!(place.names(), ["grants-head", "grants-key", "grants.redb", "lock"]);
+    assert_eq!(place.names(), ["daemon.lock", "grants-head", "grants-key", "grants.redb", "lock"]);
     for name in place.names() {
         let mode = fs::metadata(place.file(&name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600, "{name}");
@@ -107,7 +107,7 @@ fn keys_that_are_changed_between_two_starts_are_rotated_whichever_comes_first() 
         assert_eq!(store.problems(), Vec::<String>::new());
         drop(store);
         // The key that was taken away opens no file that is there.
-        assert_eq!(place.names(), ["grants-head", "grants-key", "grants.redb", "lock"]);
+        assert_eq!(place.names(), ["daemon.lock", "grants-head", "grants-key", "grants.redb", "lock"]);
         assert!(with(&[1]).load(&key(1)).unwrap().is_none());
     }
 }
