@@ -86,7 +86,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while let Some(found) = header.as_ref() {
-            let is_whole = found.cmsg_len as usize >= libc::CMSG_LEN(size_of::<libc::ucred>() as u32) as usize;
+            let is_whole = found.cmsg_len >= libc::CMSG_LEN(size_of::<libc::ucred>() as u32) as _;
             if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_CREDENTIALS && is_whole {
                 let credentials = libc::CMSG_DATA(header).cast::<libc::ucred>().read_unaligned();
                 writer = Some(Writer { pid: credentials.pid, uid: credentials.uid });

@@ -307,29 +307,32 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            _ = look_after_socket.tick() => match { agents.get().tidy(); socket.restore() } {
-                Ok(false) => {
-                    if !restorable {
-                        info!("the socket's file is back");
+            _ = look_after_socket.tick() => {
+                agents.get().tidy();
+                match socket.restore() {
+                    Ok(false) => {
+                        if !restorable {
+                            info!("the socket's file is back");
+                            agents.get().note_socket(None);
+                        }
+                        restorable = true;
+                    }
+                    Ok(true) => {
+                        restorable = true;
                         agents.get().note_socket(None);
+                        warn!("the socket's file was gone; made it again");
+                        listener = UnixListener::from_std(socket.listener.try_clone()?)?;
                     }
-                    restorable = true;
-                }
-                Ok(true) => {
-                    restorable = true;
-                    agents.get().note_socket(None);
-                    warn!("the socket's file was gone; made it again");
-                    listener = UnixListener::from_std(socket.listener.try_clone()?)?;
-                }
-                Err(error) => {
-                    if restorable {
-                        let cause = std::error::Error::source(&error).map(ToString::to_string);
-                        warn!(error = %error, cause, "the socket's file is gone and cannot be made again; trying on");
+                    Err(error) => {
+                        if restorable {
+                            let cause = std::error::Error::source(&error).map(ToString::to_string);
+                            warn!(error = %error, cause, "the socket's file is gone and cannot be made again; trying on");
+                        }
+                        agents.get().note_socket(Some(error.to_string()));
+                        restorable = false;
                     }
-                    agents.get().note_socket(Some(error.to_string()));
-                    restorable = false;
                 }
-            },
+            }
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
         }
     }
