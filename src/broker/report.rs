@@ -1,5 +1,6 @@
 //! What `status` says of the integrations, the keys and the list. Never a secret, never a token.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -46,7 +47,7 @@ impl Broker {
         let store_problems: Vec<String> = self.store_problem.iter().cloned().chain(self.grants.problems()).collect();
         store.healthy = store_problems.is_empty();
         degraded.extend(store_problems);
-        let held = self.cache.states();
+        let held: HashMap<_, _> = self.cache.states().into_iter().collect();
         let storms = self.healing.breakers().storms(Instant::now());
         let mut own = self.grants.describe(only, |id| registry.get(id).map(Arc::clone));
         let mut integrations = Vec::new();
@@ -100,7 +101,7 @@ impl Broker {
                 grant: "none".to_owned(),
                 note,
                 quarantine: Some(describe_quarantine(waiting)),
-                ..self.describe(&waiting.proposed, &[])
+                ..self.describe(&waiting.proposed, &HashMap::new())
             });
         }
         Report {
@@ -120,7 +121,7 @@ impl Broker {
         }
     }
 
-    fn describe(&self, integration: &Arc<ScmIntegration>, held: &[(TokenKey, TokenStatus<Error>)]) -> status::Integration {
+    fn describe(&self, integration: &Arc<ScmIntegration>, held: &HashMap<TokenKey, TokenStatus<Error>>) -> status::Integration {
         let plan = self.plan(integration);
         let note = match &plan {
             Plan::None { reason } => Some(reason.clone()),
@@ -144,9 +145,9 @@ impl Broker {
             grant: plan.kind().to_owned(),
             note,
             tokens: held
-                .iter()
-                .filter(|(held, _)| *held == key)
-                .map(|(_, token)| status::Token {
+                .get(&key)
+                .into_iter()
+                .map(|token| status::Token {
                     subject: "service".to_owned(),
                     grant: "service".to_owned(),
                     expires_at: token.expires_at.map(unix_seconds),
