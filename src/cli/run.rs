@@ -71,7 +71,6 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
     let config = Arc::new(config);
     // Before there are threads: the environment forgets what was handed over.
     let inherited = BoundSocket::inherited(&config.agent.socket);
-    let manager = Manager::from_environment();
     let memory = match harden::lock_memory() {
         Ok(()) => status::Memory { locked: true, reason: None },
         Err(reason) => {
@@ -102,6 +101,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
     let state = state_directory(&config.agent.state_dir)?;
     // Before there are threads, and after all that a daemon does once only.
     let sandbox = shut_in(&config, &socket, &state)?;
+    // It begins a thread.
+    let manager = Manager::from_environment();
     let kept = Arc::new(match &state {
         Opened { directory: Some(directory), .. } => KeptList::new(directory, &keys),
         Opened { problem, .. } => KeptList::unusable(problem.clone().unwrap_or_default()),

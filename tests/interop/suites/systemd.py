@@ -66,6 +66,8 @@ class Machine(Process):
 
     def __init__(self, world, debs):
         argv = [world.which("systemd-nspawn"), "--boot", "--quiet", "--register=no", "--link-journal=no", "--volatile=overlay"]
+        # What the machine lets through of its own, so that what is missing is the unit's doing.
+        argv.append("--system-call-filter=landlock_add_rule landlock_create_ruleset landlock_restrict_self")
         argv += ["--console=pipe", "--capability=CAP_IPC_LOCK", f"--bind-ro={debs}:/debs", "-D", world.parts_dir / "systemd-tree"]
         # Two runs at a time are two machines.
         self.machine_name = f"scm-agent-{os.getpid()}"
@@ -209,6 +211,8 @@ class Systemd(Suite):
         status = self.status()
         expect(status["degraded"] == [], f"degraded: {status['degraded']}")
         expect(status["memory"]["locked"], f"memory is not locked: {status['memory']['reason']}")
+        sandbox = status["sandbox"]
+        expect(sandbox["landlock"].startswith("abi ") and sandbox["seccomp"] == "on" and sandbox["no_new_privs"], f"the sandbox: {sandbox}")
         expect(status["store"] == {"kind": "file", "healthy": True}, f"the store: {status['store']}")
         expect(status["pid"] == self.pid(), "another process answers")
         done = machine.run("runuser", "-u", "scm-agent", "--", "cat", f"{ETC}/runner.pem")
