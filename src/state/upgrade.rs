@@ -61,15 +61,16 @@ pub(super) fn forget(directory: &OwnedFd) -> Result<(), Errno> {
     fsync(directory)
 }
 
-/// The names of the regular files that are part of the state.
+/// The names of the files that are part of the state: sealed ones, and databases. What else is there is an operator's, who may not even let
+/// it be read.
 fn files(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else { continue };
-        let is_left_out = name.starts_with('.') || [LOCK, OLD_LOCK].contains(&name) || name.contains(".damaged-");
+        let is_left_out = name.starts_with('.') || name.contains(".damaged-");
         let is_file = || Ok(FileType::from_raw_mode(statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::RegularFile);
-        if !is_left_out && is_file()? {
+        if !is_left_out && is_file()? && (name.ends_with(".redb") || file::written(directory, name).is_some()) {
             names.push(name.to_owned());
         }
     }

@@ -288,11 +288,15 @@ fn whatever_is_written_anew_already_goes_with_what_is_not() {
 #[test]
 fn a_copy_that_was_cut_short_is_made_again_and_one_of_an_earlier_upgrade_replaced() {
     let place = left_by(1);
+    fs::create_dir(place.state().join("notes")).unwrap();
+    fs::write(place.state().join("notes.txt"), "an operator's").unwrap();
     for folder in [".before-format-2.partial", COPY] {
         fs::create_dir(place.state().join(folder)).unwrap();
         fs::write(place.state().join(folder).join("grants-key"), "half").unwrap();
     }
     check_all_there(&place);
+    fs::remove_dir(place.state().join("notes")).unwrap();
+    fs::remove_file(place.state().join("notes.txt")).unwrap();
     check_upgraded(&place);
 }
 
