@@ -130,6 +130,17 @@ fn every_link_leads_to_a_file_and_a_heading_that_exist() {
     assert!(checked >= 20, "only {checked} links were found");
 }
 
+#[test]
+fn every_page_for_users_is_named_by_the_readme() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut checked = 0;
+    for page in pages().iter().map(Page::name).filter(|name| name.starts_with("docs/")) {
+        assert!(readme.contains(&format!("]({page}")), "the README does not lead to {page}");
+        checked += 1;
+    }
+    assert!(checked >= 2, "only {checked} pages were found");
+}
+
 /// The words of the commands of a line of shell that are scm-agent's.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), String::new());
