@@ -118,7 +118,7 @@ pub(super) fn restrict() -> Result<(), String> {
 /// One program for each way of refusing.
 fn programs(arch: TargetArch) -> Result<Vec<BpfProgram>, BackendError> {
     let filter = |rules: Vec<(c_long, Vec<SeccompRule>)>, action| -> Result<BpfProgram, BackendError> {
-        let rules = rules.into_iter().map(|(call, rules)| (i64::from(call), rules)).collect::<BTreeMap<i64, Vec<SeccompRule>>>();
+        let rules = rules.into_iter().collect::<BTreeMap<i64, Vec<SeccompRule>>>();
         SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?.try_into()
     };
     let errno = |errno: c_int| SeccompAction::Errno(errno.unsigned_abs());
