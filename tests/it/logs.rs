@@ -138,7 +138,11 @@ async fn a_file_has_the_audit_log_and_nothing_else_and_follows_its_name_when_the
         assert!(events(&audit).contains(&event), "{event}\n{written}");
     }
     let given = audit.iter().find(|line| line["event"] == "token_given").unwrap();
-    assert_eq!((&given["host"], &given["uid"]), (&Value::from(HOST), &Value::from(rustix::process::getuid().as_raw())), "{given}");
+    assert_eq!(
+        (&given["host"], &given["uid"]),
+        (&Value::from(format!("https://{HOST}")), &Value::from(rustix::process::getuid().as_raw())),
+        "{given}"
+    );
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
 
     // As logrotate does it, with settings that are taken over and with some that are not.
@@ -344,7 +348,8 @@ async fn a_watched_status_outlives_the_daemon_follows_the_size_and_leaves_the_te
         assert!(status.success() && terminal.modes() == before, "{end:?}: {status}");
     }
 
-    let terminal = Terminal::new(100, 30);
+    // Wide enough for the sentence to be one line.
+    let terminal = Terminal::new(250, 30);
     let _child = terminal.start(&scene, &config, &["status", "--watch", "1"]);
     terminal.until("INTEGRATION").await;
     drop(daemon.final_log().await);
