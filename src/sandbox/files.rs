@@ -120,9 +120,9 @@ pub(super) fn restrict(places: &Places) -> Result<(u32, Admitted), String> {
         }
         let mut ruleset = ruleset.create()?;
         let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
-        // No devices, no pipes, no links, and nothing to execute.
+        // No devices, no pipes, and nothing to execute. A link is what older versions find in the place of the lock.
         let write = make_bitflags!(AccessFs::{
-            ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | MakeDir | RemoveFile | RemoveDir | Refer
+            ReadFile | ReadDir | WriteFile | Truncate | MakeReg | MakeSock | MakeSym | MakeDir | RemoveFile | RemoveDir | Refer
         });
         let device = make_bitflags!(AccessFs::{ReadFile | WriteFile});
         let null = [PathBuf::from("/dev/null")];

@@ -53,8 +53,8 @@ async fn the_rules_decide_for_each_host_and_nothing_is_minted_for_whom_they_refu
     let refusals = audit(&log, "refused: access rules");
     assert_eq!(refusals.len(), 2, "{log}");
     for (refusal, words) in refusals.iter().zip([
-        &["host=https://two.example.com", "integration=0196f3a4-0000-7000-8000-000000000002", "rule=2"][..],
-        &["host=https://pat.example.com", "integration=0196f3a4-0000-7000-8000-000000000003"],
+        &["host=https://two.example.com", "integration=\"0196f3a4-0000-7000-8000-000000000002\"", "rule=2"][..],
+        &["host=https://pat.example.com", "integration=\"0196f3a4-0000-7000-8000-000000000003\""],
     ]) {
         for word in words.iter().copied().chain([&*format!("uid={}", own_uid()), "pid=", "operation=\"get\""]) {
             assert!(refusal.contains(word), "no {word} in {refusal}");

@@ -128,7 +128,7 @@ async fn an_issuer_in_trouble_is_tried_three_times_in_about_a_minute_and_given_u
     let log = log.text();
     assert_eq!(log.lines().count(), 1, "{log}");
     let expected = "cannot revoke the token of an integration that is gone; it lives until it expires \
-                    integration=\"a\" host=\"a.example.com\" error=issuer.example.com answered with HTTP 503";
+                    event=\"not_revoked\" integration=\"a\" host=\"a.example.com\" reason=issuer.example.com answered with HTTP 503";
     assert!(log.contains(" WARN ") && log.contains(expected), "{log}");
 }
 

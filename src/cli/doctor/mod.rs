@@ -76,7 +76,7 @@ pub(super) struct Check {
 }
 
 /// The names that checks have, in alphabetical order.
-pub const CHECKS: [&str; 24] = [
+pub const CHECKS: [&str; 25] = [
     "access",
     "clock",
     "config",
@@ -94,6 +94,7 @@ pub const CHECKS: [&str; 24] = [
     "proxy",
     "quarantine",
     "registered-key",
+    "sandbox",
     "service",
     "sign-ins",
     "socket",

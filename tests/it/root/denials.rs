@@ -71,8 +71,8 @@ async fn say(program: &Path, socket: &Path, uid: u32, request: &str) -> String {
 
 /// The lines about denials.
 fn denials(log: &str) -> Vec<&str> {
-    let is_denial = |line: &&str| ["_denied\"", "\"malformed_request\"", "\"rate_limited\""].iter().any(|event| line.contains(event));
-    log.lines().filter(|line| line.contains(" audit: ") && line.contains("event=\"")).filter(is_denial).collect()
+    let is_denial = |line: &&str| ["denied", "not_given", "refused_more"].iter().any(|event| line.contains(&format!(" event=\"{event}\" ")));
+    log.lines().filter(|line| line.contains(" audit: ")).filter(is_denial).collect()
 }
 
 #[tokio::test]
@@ -84,54 +84,54 @@ async fn each_way_to_be_refused_is_one_line_with_who_what_and_why() {
     fs::set_permissions(machine.daemon.socket(), fs::Permissions::from_mode(0o666)).unwrap();
     let get = |host: &str| format!("scm-agent/1 get\nprotocol=https\nhost={host}\n\n");
     let rows: Vec<(u32, String, &str, &[&str])> = vec![
-        (STRANGER, String::new(), "admission_denied", &["refused: not in the socket's group", "gid="]),
-        (DEV, "scm-agent/2 get\n\n".to_owned(), "malformed_request", &["reason=\"the request does not begin with scm-agent/1\""]),
-        (DEV, "scm-agent/1 GET\n\n".to_owned(), "malformed_request", &["names no valid verb"]),
-        (DEV, "scm-agent/1 no-such-verb\n\n".to_owned(), "malformed_request", &["does not know that verb"]),
-        (DEV, "scm-agent/1 get\nbroken\n\n".to_owned(), "malformed_request", &["reason="]),
-        (DEV, "scm-agent/1 explain\nbroken\n\n".to_owned(), "malformed_request", &["reason="]),
-        (DEV, "scm-agent/1 oauth-app\n\n".to_owned(), "malformed_request", &["which URL it is about"]),
-        (DEV, "scm-agent/1 login\n\n".to_owned(), "malformed_request", &["operation=\"login\""]),
-        (DEV, "scm-agent/1 login-wait\n\n".to_owned(), "malformed_request", &["operation=\"login-wait\""]),
-        (DEV, "scm-agent/1 logout\n\n".to_owned(), "malformed_request", &["operation=\"logout\""]),
-        (DEV, "scm-agent/1 reload\n\n".to_owned(), "privilege_denied", &["operation=\"reload\""]),
-        (DEV, "scm-agent/1 trust\nid=x\nchange=y\n\n".to_owned(), "privilege_denied", &["operation=\"trust\""]),
-        (DEV, "scm-agent/1 grant\nunit=a.service\n\n".to_owned(), "privilege_denied", &["operation=\"grant\""]),
-        (DEV, "scm-agent/1 grants\n\n".to_owned(), "privilege_denied", &["operation=\"grants\""]),
-        (DEV, "scm-agent/1 grant-revoke\nid=x\n\n".to_owned(), "privilege_denied", &["operation=\"grant-revoke\""]),
-        (0, "scm-agent/1 grant\n\n".to_owned(), "malformed_request", &["operation=\"grant\""]),
-        (0, "scm-agent/1 trust\n\n".to_owned(), "malformed_request", &["what is to be trusted"]),
-        (DEV, get("one.example.com"), "access_denied", &["host=https://one.example.com", "operation=\"get\""]),
-        (DEV, get("two.example.com"), "access_denied", &["rule=2", "operation=\"get\""]),
-        (0, get("one.example.com"), "access_denied", &["operation=\"get\""]),
+        (STRANGER, String::new(), "not_admitted", &["refused: not in the socket's group", "gid="]),
+        (DEV, "scm-agent/2 get\n\n".to_owned(), "malformed", &["reason=\"the request does not begin with scm-agent/1\""]),
+        (DEV, "scm-agent/1 GET\n\n".to_owned(), "malformed", &["names no valid verb"]),
+        (DEV, "scm-agent/1 no-such-verb\n\n".to_owned(), "malformed", &["does not know that verb"]),
+        (DEV, "scm-agent/1 get\nbroken\n\n".to_owned(), "malformed", &["reason="]),
+        (DEV, "scm-agent/1 explain\nbroken\n\n".to_owned(), "malformed", &["reason="]),
+        (DEV, "scm-agent/1 oauth-app\n\n".to_owned(), "malformed", &["which URL it is about"]),
+        (DEV, "scm-agent/1 login\n\n".to_owned(), "malformed", &["operation=\"login\""]),
+        (DEV, "scm-agent/1 login-wait\n\n".to_owned(), "malformed", &["operation=\"login-wait\""]),
+        (DEV, "scm-agent/1 logout\n\n".to_owned(), "malformed", &["operation=\"logout\""]),
+        (DEV, "scm-agent/1 reload\n\n".to_owned(), "not_privileged", &["operation=\"reload\""]),
+        (DEV, "scm-agent/1 trust\nid=x\nchange=y\n\n".to_owned(), "not_privileged", &["operation=\"trust\""]),
+        (DEV, "scm-agent/1 grant\nunit=a.service\n\n".to_owned(), "not_privileged", &["operation=\"grant\""]),
+        (DEV, "scm-agent/1 grants\n\n".to_owned(), "not_privileged", &["operation=\"grants\""]),
+        (DEV, "scm-agent/1 grant-revoke\nid=x\n\n".to_owned(), "not_privileged", &["operation=\"grant-revoke\""]),
+        (0, "scm-agent/1 grant\n\n".to_owned(), "malformed", &["operation=\"grant\""]),
+        (0, "scm-agent/1 trust\n\n".to_owned(), "malformed", &["what is to be trusted"]),
+        (DEV, get("one.example.com"), "access_rules", &["host=https://one.example.com", "operation=\"get\""]),
+        (DEV, get("two.example.com"), "access_rules", &["rule=2", "operation=\"get\""]),
+        (0, get("one.example.com"), "access_rules", &["operation=\"get\""]),
         (
             DEV,
             get("one.example.com").replace(" get", " erase").replace("\n\n", "\nusername=x\npassword=p\n\n"),
-            "access_denied",
+            "access_rules",
             &["operation=\"erase\""],
         ),
         (
             DEV,
             "scm-agent/1 login\nurl=https://two.example.com\nmode=device\n\n".to_owned(),
-            "access_denied",
+            "access_rules",
             &["operation=\"login\"", "rule=2"],
         ),
-        (CI, "scm-agent/1 login\nurl=https://no.example\nmode=device\n\n".to_owned(), "sign_in_denied", &["host=https://no.example"]),
+        (CI, "scm-agent/1 login\nurl=https://no.example\nmode=device\n\n".to_owned(), "sign_in", &["host=https://no.example"]),
         (
             CI,
             "scm-agent/1 login\nurl=https://user:canary@one.example.com/x\nmode=device\n\n".to_owned(),
-            "sign_in_denied",
+            "sign_in",
             &["host=https://one.example.com"],
         ),
         (
             CI,
             "scm-agent/1 oauth-app\nurl=https://one.example.com\n\n".to_owned(),
-            "app_secret_denied",
+            "app_secret",
             &["rule=1", "host=https://one.example.com"],
         ),
-        (CI, "scm-agent/1 oauth-app\nurl=https://no.example\n\n".to_owned(), "app_secret_denied", &["reason="]),
+        (CI, "scm-agent/1 oauth-app\nurl=https://no.example\n\n".to_owned(), "app", &["reason="]),
         // Held back: git goes on to ask for a personal access token, and the refusal is told all the same.
-        (CI, get("moved.example.com"), "token_denied", &["held back", "host=https://moved.example.com"]),
+        (CI, get("moved.example.com"), "token", &["held back", "host=https://moved.example.com"]),
     ];
     let mut expected = Vec::new();
     for (uid, request, event, words) in &rows {
@@ -149,7 +149,7 @@ async fn each_way_to_be_refused_is_one_line_with_who_what_and_why() {
     let lines = denials(&log);
     let shown = lines.join("\n");
     for (line, (uid, event, words)) in lines.iter().zip(&expected) {
-        assert!(line.contains(&format!("event=\"{event}\"")) && line.contains(&format!(" uid={uid} ")), "{event} {uid}: {line}\n{shown}");
+        assert!(line.contains(&format!(" kind=\"{event}\" ")) && line.contains(&format!(" uid={uid} ")), "{event} {uid}: {line}\n{shown}");
         assert!(line.contains(" pid="), "{line}");
         words.iter().for_each(|word| assert!(line.contains(word), "no {word} in {line}"));
     }
@@ -200,7 +200,7 @@ async fn who_asks_too_much_waits_and_only_a_crowd_is_refused_each_time_with_a_li
     machine.daemon.signal(Signal::TERM);
     machine.daemon.until_logged("stopped").await;
     let log = machine.daemon.log();
-    let limited = denials(&log).into_iter().filter(|line| line.contains("rate_limited") && line.contains(&format!(" uid={CI} ")));
+    let limited = denials(&log).into_iter().filter(|line| line.contains(" kind=\"rate\" ") && line.contains(&format!(" uid={CI} ")));
     let counted =
         limited.map(|line| line.split(" more=").nth(1).map_or(1, |rest| rest.trim().parse::<usize>().unwrap_or(1))).sum::<usize>();
     assert_eq!(counted, refused, "{log}");
@@ -217,5 +217,5 @@ async fn a_connection_for_which_there_is_no_place_is_one_line() {
     let log = machine.end().await;
     let lines = denials(&log);
     assert_eq!(lines.len(), 1, "{log}");
-    assert!(lines[0].contains("event=\"connection_denied\"") && lines[0].contains(&format!(" uid={DEV} ")), "{log}");
+    assert!(lines[0].contains(" kind=\"busy\" ") && lines[0].contains(&format!(" uid={DEV} ")), "{log}");
 }

@@ -218,7 +218,7 @@ async fn a_connection_is_of_no_use_to_another_user_and_gives_what_a_unit_has_to_
     let reasons: Vec<&str> = log.lines().filter(|line| line.contains("refused: access rules")).collect();
     assert_eq!(reasons.len(), 2, "{log}");
     assert!(reasons.iter().all(|line| line.contains("another process than the one that connected wrote the request")), "{log}");
-    assert_eq!(log.lines().filter(|line| line.contains("event=\"writer_denied\"")).count(), 4, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("kind=\"other_writer\"")).count(), 4, "{log}");
 }
 
 /// A process with a certain number that does what the command says, in a unit from the start. Numbers are given out one after the
@@ -326,7 +326,7 @@ async fn a_unit_that_was_given_a_host_has_it_until_it_ends_or_it_is_taken_back()
     assert!(ask_in(&scene, &daemon, CI, Some(&job), "one.example.com").await.is_err());
     assert_eq!(grant_as(&scene, &daemon, 0, &["--list"]).await.1, "no unit has a grant\n");
     let log = daemon.final_log().await;
-    let events = |name: &str| log.lines().filter(|line| line.contains(&format!("event=\"{name}\""))).count();
-    let counts = ["unit_granted", "unit_grant_revoked", "unit_grant_ended", "privilege_denied"].map(events);
+    let events = |name: &str| log.lines().filter(|line| ["event", "kind"].iter().any(|field| line.contains(&format!(" {field}=\"{name}\" ")))).count();
+    let counts = ["unit_granted", "unit_grant_revoked", "unit_grant_ended", "not_privileged"].map(events);
     assert_eq!(counts, [2, 1, 1, 2], "{log}");
 }
