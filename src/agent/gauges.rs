@@ -12,7 +12,6 @@ impl Agent {
         let poll_interval = self.broker.lists().borrow().state.poll_interval;
         Gauges {
             connections_limit: number(self.config.limits.max_connections),
-            denied: self.denials.counts().into_iter().map(|(event, count)| (event.name(), count)).collect(),
             paused: number(self.broker.paused_tokens()),
             poll_interval,
             ..counted(&self.status(None))
@@ -41,7 +40,6 @@ fn counted(status: &Status) -> Gauges {
         watching: status.sync.watching,
         // Not in the status.
         connections_limit: 0,
-        denied: Vec::new(),
         paused: 0,
         poll_interval: std::time::Duration::ZERO,
     }

@@ -137,14 +137,15 @@ impl Agent {
     /// Puts a daemon around a broker.
     #[must_use]
     pub fn new(broker: Arc<Broker>, access: Arc<Access>, config: Config, memory: status::Memory, reloads: Arc<Reloads>) -> Self {
+        let metrics = Arc::clone(broker.metrics());
         Self {
             access,
-            metrics: Arc::clone(broker.metrics()),
             broker,
             connections: Connections::new(config.limits),
             config,
-            denials: Arc::default(),
+            denials: Arc::clone(metrics.denials()),
             memory,
+            metrics,
             problems: None,
             rates: Rates::new(config.rate),
             reloads,

@@ -13,9 +13,10 @@ pub mod serve;
 mod text;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::denial::Denials;
 use count::{Counters, Histogram};
 use labels::{
     Algorithm, Holder, Operation, Outcome, Provider, Refresh, Registered, Rejected, Revocation, Secret, Served, Success, Sync, TokenGrant,
@@ -77,6 +78,7 @@ pub struct Metrics {
     started: SystemTime,
     connections: AtomicU64,
     decrypts: Counters<(Algorithm, Success)>,
+    denials: Arc<Denials>,
     refreshes: Counters<Refresh>,
     rejected: Counters<Rejected>,
     reloads: Counters<Success>,
@@ -98,6 +100,7 @@ impl Default for Metrics {
             started: SystemTime::now(),
             connections: AtomicU64::new(0),
             decrypts: Counters::of_pairs(),
+            denials: Arc::default(),
             refreshes: Counters::new(),
             rejected: Counters::new(),
             reloads: Counters::new(),
@@ -121,6 +124,12 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl Metrics {
+    /// Where what is refused to callers is counted, and written down.
+    #[must_use]
+    pub fn denials(&self) -> &Arc<Denials> {
+        &self.denials
+    }
+
     /// Somebody who may ask has connected, and there was a place.
     pub fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +202,7 @@ impl Metrics {
     }
 }
 
-/// What is held at a moment, and what was refused since the start. Nothing in it is about a single caller, host or integration.
+/// What is held at a moment. Nothing in it is about a single caller, host or integration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Open connections.
@@ -202,8 +211,6 @@ pub struct Gauges {
     pub connections_limit: u64,
     /// How many things do not work as they should.
     pub degraded: u64,
-    /// What was refused to callers since the start, by the reason.
-    pub denied: Vec<(&'static str, u64)>,
     /// The usable integrations, and those held back, by the state of their secret.
     pub integrations: Vec<(Secret, u64)>,
     /// The runner's keys.

@@ -38,8 +38,8 @@ fn requests(metrics: &Metrics, gauges: &Gauges, to: &mut Writer) {
         to.histogram(&[("token", served.text())], &metrics.request_durations[served.index()].read());
     }
     to.family(Kind::Counter, "scm_agent_denied", "What was refused to callers, by the reason.");
-    for (reason, count) in &gauges.denied {
-        to.sample(&[("reason", reason)], whole(*count));
+    for (reason, count) in metrics.denials.counts() {
+        to.sample(&[("reason", reason.name())], whole(count));
     }
     to.family(Kind::Counter, "scm_agent_connections_accepted", "Connections that were served.");
     to.sample(&[], whole(metrics.connections.load(Ordering::Relaxed)));

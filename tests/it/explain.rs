@@ -325,8 +325,14 @@ async fn what_is_near_and_by_what_an_integration_was_found_is_said() {
     let twice = near("host=twice.example.com\n").await;
     assert_eq!(twice[..2], ["twice.example.com would do, and so would others", "twice.example.com/ would do, and so would others"]);
     for (request, access) in [
-        ("host=svc.example.com\n", json!({ "rules": true, "rule": 1, "allow": ["own"], "grant": null, "unit": null, "unit_problem": null })),
-        ("host=bb.example.com\n", json!({ "rules": true, "rule": 2, "allow": ["service"], "grant": null, "unit": null, "unit_problem": null })),
+        (
+            "host=svc.example.com\n",
+            json!({ "rules": true, "rule": 1, "allow": ["own"], "grant": null, "unit": null, "unit_problem": null }),
+        ),
+        (
+            "host=bb.example.com\n",
+            json!({ "rules": true, "rule": 2, "allow": ["service"], "grant": null, "unit": null, "unit_problem": null }),
+        ),
     ] {
         assert_eq!(explain(&daemon, &format!("protocol=https\n{request}")).await["access"], access);
     }

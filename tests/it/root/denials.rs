@@ -71,7 +71,8 @@ async fn say(program: &Path, socket: &Path, uid: u32, request: &str) -> String {
 
 /// The lines about denials.
 fn denials(log: &str) -> Vec<&str> {
-    let is_denial = |line: &&str| ["denied", "not_given", "refused_more"].iter().any(|event| line.contains(&format!(" event=\"{event}\" ")));
+    let is_denial =
+        |line: &&str| ["denied", "not_given", "refused_more"].iter().any(|event| line.contains(&format!(" event=\"{event}\" ")));
     log.lines().filter(|line| line.contains(" audit: ")).filter(is_denial).collect()
 }
 

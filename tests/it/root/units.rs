@@ -326,7 +326,9 @@ async fn a_unit_that_was_given_a_host_has_it_until_it_ends_or_it_is_taken_back()
     assert!(ask_in(&scene, &daemon, CI, Some(&job), "one.example.com").await.is_err());
     assert_eq!(grant_as(&scene, &daemon, 0, &["--list"]).await.1, "no unit has a grant\n");
     let log = daemon.final_log().await;
-    let events = |name: &str| log.lines().filter(|line| ["event", "kind"].iter().any(|field| line.contains(&format!(" {field}=\"{name}\" ")))).count();
+    let events = |name: &str| {
+        log.lines().filter(|line| ["event", "kind"].iter().any(|field| line.contains(&format!(" {field}=\"{name}\" ")))).count()
+    };
     let counts = ["unit_granted", "unit_grant_revoked", "unit_grant_ended", "not_privileged"].map(events);
     assert_eq!(counts, [2, 1, 1, 2], "{log}");
 }
