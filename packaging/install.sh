@@ -52,6 +52,7 @@ if [ -n "$uninstall" ]; then
     rm -f "$root/share/fish/vendor_completions.d/scm-agent.fish"
     rm -f "$root"/share/man/man1/scm-agent.1 "$root"/share/man/man1/scm-agent-*.1 "$root/share/man/man1/git-credential-scm-agent.1"
     rm -f "$root/share/man/man5/scm-agent.toml.5"
+    rm -f "$DESTDIR/etc/logrotate.d/scm-agent"
     rm -rf "$doc"
     if systemd; then
         systemctl daemon-reload
@@ -76,6 +77,8 @@ install -m 644 "$here/scm-agent.sysusers" "$root/lib/sysusers.d/scm-agent.conf"
 "$here/share.sh" "$bin_dir" "$root/share"
 install -m 644 "$top/README.md" "$top/SECURITY.md" "$top/CHANGELOG.md" "$top/LICENSE" "$top/config.example.toml" "$doc/"
 (cd "$top" && find docs keys/README.md -type f -exec install -D -m 644 '{}' "$doc/{}" ';')
+# Where there is no logrotate, nobody reads it.
+[ -e "$DESTDIR/etc/logrotate.d/scm-agent" ] || install -D -m 644 "$here/scm-agent.logrotate" "$DESTDIR/etc/logrotate.d/scm-agent"
 config=$DESTDIR/etc/scm-agent/config.toml
 [ -e "$config" ] || install -m 644 "$top/config.example.toml" "$config"
 

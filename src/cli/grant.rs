@@ -23,8 +23,9 @@ pub struct Args {
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration, requires = "unit")]
     ttl: Duration,
     /// What: service (tokens of the app), own (what its user signed in for), app-secret; several with commas
-    #[arg(long, value_name = "WORDS", default_value = "service", requires = "unit")]
-    allow: String,
+    #[arg(long, value_name = "WORDS", default_value = "service", requires = "unit", value_delimiter = ',')]
+    #[arg(value_parser = ["service", "own", "app-secret"], hide_possible_values = true)]
+    allow: Vec<String>,
     /// Show what units have
     #[arg(long)]
     list: bool,
@@ -42,7 +43,7 @@ pub struct Args {
 /// When no daemon answers, the caller is neither root nor the daemon's user, or the grant cannot be given or taken back.
 pub fn run(args: &Args, socket: &Path, io: &mut Io<'_>) -> Result<(), Error> {
     match args {
-        Args { unit: Some(unit), host: Some(host), ttl, allow, json, .. } => give(unit, host, *ttl, allow, *json, socket, io),
+        Args { unit: Some(unit), host: Some(host), ttl, allow, json, .. } => give(unit, host, *ttl, &allow.join(","), *json, socket, io),
         Args { revoke: Some(id), .. } => take_back(id, socket, io),
         Args { json, .. } => {
             let UnitGrantList { grants } = client::ask(socket, "grants")?;

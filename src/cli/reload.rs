@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Io, client};
+use super::{Io, advice, client};
 use crate::agent::reload::waiting_line;
 use crate::config::{Config, Environment};
 use crate::error::{Error, Kind};
@@ -26,8 +26,12 @@ pub fn run(explicit: Option<&Path>, environment: &Environment, io: &mut Io<'_>) 
         (Err(error), None) => return Err(error),
     };
     if let Some(error) = error {
-        return Err(Error::new(Kind::Config, format!("the settings of before stay in use: {error}"))
-            .hint("put it right and check it: scm-agent config check"));
+        // What the daemon shut itself out of is right, and cannot be had without another start.
+        let hint = match error.contains("a restart takes it") {
+            true => advice::restart(None),
+            false => "put it right and check it: scm-agent config check".to_owned(),
+        };
+        return Err(Error::new(Kind::Config, format!("the settings of before stay in use: {error}")).hint(hint));
     }
     writeln!(io.stdout, "the settings, keys and token are those of now")?;
     if !next_start.is_empty() {

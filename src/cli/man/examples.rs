@@ -28,6 +28,15 @@ pub(super) const EXAMPLES: &[(&str, &str, &[&str])] = &[
         "In a file that the user's configuration includes:",
         &["scm-agent git setup --file ~/.config/git/scm-agent", "git config --global --add include.path ~/.config/git/scm-agent"],
     ),
+    (
+        "scm-agent-grant",
+        "A job's unit gets one host for as long as it runs; who has what; take it back:",
+        &[
+            "scm-agent grant --unit job-123.service --host gitlab.example.com/acme --ttl 1h",
+            "scm-agent grant --list",
+            "scm-agent grant --revoke 5e1f09aa",
+        ],
+    ),
     ("scm-agent-key-show", "The public half, as the control plane registers it:", &["scm-agent key show /etc/scm-agent/runner.pem"]),
     (
         "scm-agent-keygen",
@@ -50,6 +59,7 @@ pub(super) const EXAMPLES: &[(&str, &str, &[&str])] = &[
         &["eval \"$(scm-agent oauth-app https://gitlab.example.com --format env)\""],
     ),
     ("scm-agent-seal", "What the control plane would hand out for a secret:", &["printf %s \"$SECRET\" | scm-agent seal --key runner.pub"]),
+    ("scm-agent-status", "Keep it on the screen, with another look every ten seconds:", &["scm-agent status --watch 10"]),
     (
         "scm-agent-trust",
         "See what is held back, then accept it:",

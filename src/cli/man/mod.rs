@@ -233,7 +233,7 @@ fn entry(roff: &mut Roff, term: &str, text: &str) {
 fn exit_status(roff: &mut Roff) {
     roff.control("SH", ["EXIT STATUS"]);
     for (code, meaning) in [
-        ("0", "All is well."),
+        ("0", "It was done. Whether all is well with the daemon is told by scm-agent-doctor(1), which ends with 1 where something is not."),
         ("1", "It failed; standard error says why, and what to do."),
         ("2", "The command line or the configuration is wrong."),
         ("130", "It was given up with Ctrl-C."),

@@ -17,9 +17,11 @@ const LABEL_WIDTH: usize = 13;
 /// How many problems a screen shows.
 const SHOWN_PROBLEMS: usize = 8;
 
-/// How many integrations any screen shows, and how many lines it keeps for the rest.
-const FEWEST_ROWS: usize = 8;
+/// How many integrations any screen shows, and how many lines it keeps for the rest: what comes before them, and around them their
+/// heading, what is left out, and the shell's prompt.
+const FEWEST_ROWS: usize = 4;
 const OTHER_LINES: usize = 16;
+const LINES_AROUND: usize = 3;
 
 const COLUMNS: [Column; 6] = [
     Column { name: "HOST", expendable: None, is_whole: false },
@@ -109,7 +111,7 @@ impl Page<'_> {
 
     fn left_out(&mut self, count: usize, most: usize, what: &str) {
         if count > most {
-            self.lines.push(format!("\u{2026} and {} more {what}; all of them: scm-agent status --all", count - most));
+            self.sentence("", "\u{2026}", Style::Plain, &format!("and {} more {what}; all of them: scm-agent status --all", count - most));
         }
     }
 
@@ -162,7 +164,10 @@ impl Page<'_> {
         }
         let now = unix_seconds(self.view.now);
         let mut shown: Vec<&Integration> = integrations.iter().collect();
-        let most = self.view.limit.map_or(usize::MAX, |height| height.saturating_sub(self.lines.len().max(OTHER_LINES)).max(FEWEST_ROWS));
+        let most = self
+            .view
+            .limit
+            .map_or(usize::MAX, |height| height.saturating_sub((self.lines.len() + LINES_AROUND).max(OTHER_LINES)).max(FEWEST_ROWS));
         if shown.len() > most {
             // What needs a look first; otherwise as the daemon has them.
             shown.sort_by_key(|integration| !needs_a_look(integration));
@@ -173,7 +178,8 @@ impl Page<'_> {
         let bad = left_out.iter().filter(|integration| needs_a_look(integration)).count();
         let of_them = if bad == 0 { "that are fine".to_owned() } else { format!("integrations, {bad} of them not fine") };
         if !left_out.is_empty() {
-            self.lines.push(format!("\u{2026} and {} more {of_them}; all of them: scm-agent status --all", left_out.len()));
+            let rest = format!("and {} more {of_them}; all of them: scm-agent status --all", left_out.len());
+            self.sentence("", "\u{2026}", Style::Plain, &rest);
         }
     }
 }
