@@ -33,6 +33,9 @@ const MAX_GRANTS: usize = 1_000;
 /// How long one may last.
 pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// How many seconds a clock may be set back, as time services do, before what was given later counts no more.
+const CLOCK_STEP: u64 = 60;
+
 /// Where systemd says which incarnation of each unit runs: links to invocation ids.
 const INVOCATIONS: &str = "/run/systemd/units";
 
@@ -110,6 +113,8 @@ pub struct UnitGrants {
     held: Mutex<Vec<Held>>,
     invocations: Box<Path>,
     kept: Option<KeptList>,
+    /// Held from looking at the list to its being on the disk, so that no older one is written over a newer one.
+    saving: Mutex<()>,
 }
 
 impl fmt::Debug for UnitGrants {
@@ -126,7 +131,7 @@ impl UnitGrants {
     }
 
     fn looking_at(cgroups: Arc<Cgroups>, clock: Arc<dyn Clock>, kept: Option<KeptList>, invocations: &Path) -> Self {
-        let grants = Self { cgroups, clock, held: Mutex::default(), invocations: invocations.into(), kept };
+        let grants = Self { cgroups, clock, held: Mutex::default(), invocations: invocations.into(), kept, saving: Mutex::default() };
         let loaded = grants.load();
         // The ids of cgroups begin anew with each start of the machine, those of incarnations never come twice.
         let (still, gone): (Vec<_>, Vec<_>) =
@@ -243,9 +248,12 @@ impl UnitGrants {
     /// Why a grant is over; `None` while it is not.
     fn ended(&self, held: &Held) -> Option<&'static str> {
         let now = seconds(self.clock.now());
-        // A clock that was put back gives nobody more time than was given.
-        if now >= held.expires_at || now.saturating_add(LONGEST.as_secs()) < held.expires_at {
+        if now >= held.expires_at {
             return Some("its time is over");
+        }
+        // A clock that was put back gives nobody more time than was given.
+        if now.saturating_add(CLOCK_STEP) < held.granted_at {
+            return Some("the clock was put back to before it was given");
         }
         let is_same_cgroup = self.cgroups.at(&held.cgroup).is_some_and(|now| now.id == held.cgroup_id);
         if !is_same_cgroup || (held.invocation.is_some() && self.invocation(&held.unit) != held.invocation) {
@@ -278,6 +286,7 @@ impl UnitGrants {
 
     fn save(&self) -> Result<(), String> {
         let Some(kept) = &self.kept else { return Err("there is no state directory to keep it in".to_owned()) };
+        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         let saved = Saved { version: VERSION, grants: self.lock().clone() };
         let bytes = serde_json::to_vec(&saved).map_err(|_| "it cannot be written down".to_owned())?;
         kept.save(bytes).map_err(|error| error.message)

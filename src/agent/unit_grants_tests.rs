@@ -188,3 +188,39 @@ fn grants_outlive_the_daemon_where_the_same_run_goes_on_and_nobody_took_them_bac
     fs::write(state.join(FILE), bytes).unwrap();
     assert_eq!(ids(&machine.grants(Some(kept()))), Vec::<String>::new());
 }
+
+#[test]
+fn what_many_take_back_at_once_does_not_come_back_with_the_next_daemon() {
+    let machine = Machine::new();
+    let state = machine.path("state");
+    let file = machine.path("runner.pem");
+    GeneratedKey::generate(NewKey::X25519).unwrap().write(&file, None).unwrap();
+    let ring = KeyRing::load(&key::Config { files: vec![file], ..key::Config::default() }).unwrap();
+    let kept = || {
+        let directory = StateDir::open(&state).unwrap();
+        KeptList::new(&directory, &ring).beside(&directory, FILE)
+    };
+    for _ in 0..10 {
+        let grants = machine.grants(Some(kept()));
+        let given: Vec<_> = (0..8).map(|_| grants.grant(&wanted("job-1.service"), 0).unwrap().0.id).collect();
+        std::thread::scope(|scope| {
+            for id in &given {
+                scope.spawn(|| assert_eq!(grants.revoke(id, 0), (true, None)));
+            }
+        });
+        drop(grants);
+        assert_eq!(machine.grants(Some(kept())).list(), []);
+    }
+}
+
+#[test]
+fn a_clock_that_is_put_back_prolongs_no_grant() {
+    let machine = Machine::new();
+    let grants = machine.grants(None);
+    machine.wait(1_000);
+    grants.grant(&wanted("job-1.service"), 0).unwrap();
+    *machine.clock.0.lock().unwrap() -= CLOCK_STEP;
+    assert_eq!(grants.list().len(), 1);
+    *machine.clock.0.lock().unwrap() -= 1;
+    assert_eq!(grants.list(), []);
+}

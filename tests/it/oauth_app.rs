@@ -410,6 +410,8 @@ async fn somebody_who_asks_without_end_is_put_off() {
     }
     // One a second comes back meanwhile.
     assert!((60..150).contains(&given) && given + put_off == 200, "{given} given, {put_off} put off");
+    daemon.signal(rustix::process::Signal::TERM);
+    daemon.until_logged("stopped").await;
     let log = daemon.final_log().await;
     // Twenty refusals have a line each, and one says how many more there were.
     assert_eq!((audit(&log, "app secret given").len(), audit(&log, "app secret refused").len()), (given, 20));

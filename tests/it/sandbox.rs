@@ -357,12 +357,13 @@ fn where_the_kernel_does_not_offer_it_a_required_sandbox_is_refused_and_another_
 /// The number of filters that each thread of a process has.
 fn filters(daemon: &Daemon) -> Vec<(String, String, String)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let status = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+    // One that has ended meanwhile is none.
+    let status = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("status")).ok();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap_or_default();
         line.split_whitespace().last().unwrap_or_default().to_owned()
     };
-    tasks.map(status).map(|text| (field(&text, "Seccomp"), field(&text, "Seccomp_filters"), field(&text, "NoNewPrivs"))).collect()
+    tasks.filter_map(status).map(|text| (field(&text, "Seccomp"), field(&text, "Seccomp_filters"), field(&text, "NoNewPrivs"))).collect()
 }
 
 fn add_to_agent(config: &Path, lines: &str) {
