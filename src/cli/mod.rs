@@ -32,6 +32,7 @@ pub mod sync;
 pub mod trust;
 
 mod advice;
+mod agent_user;
 mod client;
 mod log;
 mod settings;

@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Check;
 use super::service::{self, Units};
+use super::{Check, State};
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::{self, FileError, TokenSource};
 use crate::cli::advice::{self, as_root};
+use crate::cli::agent_user;
 use crate::cli::git::chain::shell_word;
 use crate::cli::run::group_id;
 use crate::config::{Config, Finding, Source, TokenOrigin};
@@ -152,14 +153,27 @@ fn host_of(text: &str) -> &str {
     text.split('/').next().unwrap_or_default()
 }
 
-/// Looks at the directory for what outlives the daemon. A running daemon says itself what it finds wrong with it, but for room that
-/// runs out.
-pub(super) fn state_directory(path: &Path, daemon_runs: bool, has_unit: bool) -> Option<Check> {
-    if daemon_runs {
-        return room(path);
+/// What is known of the agent whose files are looked at.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Agent {
+    /// Whether it answers.
+    pub(super) runs: bool,
+    /// The user it runs as, or would by its unit.
+    pub(super) user: Option<u32>,
+    /// Whether systemd has a unit of it.
+    pub(super) has_unit: bool,
+}
+
+/// Looks at the directory for what outlives the daemon. One that a running daemon made may have been opened to others since.
+pub(super) fn state_directory(path: &Path, agent: Agent) -> Option<Check> {
+    let mut seen = look(path);
+    // A running daemon is to hold the lock.
+    seen.holder = seen.holder.filter(|_| !agent.runs);
+    let found = judge(path, &seen, rustix::process::geteuid().as_raw(), agent);
+    match found {
+        Some(found) if found.state == State::Fail => Some(found),
+        found => room(path).or(found),
     }
-    let seen = look(path);
-    judge(path, &seen, rustix::process::geteuid().as_raw(), has_unit).or_else(|| room(path))
 }
 
 /// What is seen of the state directory.
@@ -207,12 +221,12 @@ fn holder(file: &Path) -> Option<i32> {
     })
 }
 
-fn judge(path: &Path, seen: &Seen, euid: u32, has_unit: bool) -> Option<Check> {
+fn judge(path: &Path, seen: &Seen, euid: u32, agent: Agent) -> Option<Check> {
     const NAME: &str = "state";
     let shown = printable(&path.display().to_string());
     let word = shell_word(&shown);
     let fail = |detail: String, next: String| Some(Check::fail(NAME, detail, next));
-    let make = || match has_unit {
+    let make = || match agent.has_unit {
         true => format!("{}; in the unit: StateDirectory=scm-agent", as_root(&format!("install -d -o scm-agent -m 700 {word}"))),
         false => format!("make it: install -d -m 700 {word}; or change agent.state_dir"),
     };
@@ -240,17 +254,6 @@ fn judge(path: &Path, seen: &Seen, euid: u32, has_unit: bool) -> Option<Check> {
         let next = format!("after a look at who may have written to it: {}", as_root(&format!("chmod go-w {word}")));
         return fail(format!("others may write to the state directory {shown} (mode {:04o}), so it is not written to", seen.mode), next);
     }
-    // With a unit it is the unit's user that counts, whose own the directory is to be.
-    if !has_unit && seen.owner != 0 && seen.owner != euid {
-        let next = format!("{}; or run doctor as the agent's user", as_root(&format!("chown \"$(id -un)\" {word}")));
-        return fail(
-            format!(
-                "the state directory {shown} belongs to another user (uid {}), so an agent of this user does not write to it",
-                seen.owner
-            ),
-            next,
-        );
-    }
     if seen.read_only {
         let next = as_root(&format!("mount -o remount,rw \"$(findmnt -no TARGET -T {word})\""));
         return fail(format!("the file system of the state directory {shown} is mounted read-only"), next);
@@ -259,7 +262,35 @@ fn judge(path: &Path, seen: &Seen, euid: u32, has_unit: bool) -> Option<Check> {
         let next = format!("see what it is: ps -p {pid}; end it, or give this agent another agent.state_dir");
         return fail(format!("another process (pid {pid}) has the state directory {shown}, so no agent starts with it"), next);
     }
-    None
+    owner(&shown, seen.owner, euid, agent)
+}
+
+/// Whether the directory belongs to whom the agent runs as. Only where that is known is anybody told to give it away: the caller may
+/// be any user, and the daemon that has it would lose it.
+fn owner(shown: &str, owner: u32, euid: u32, agent: Agent) -> Option<Check> {
+    const NAME: &str = "state";
+    // Root's will do for every agent that gets into it.
+    if owner == 0 {
+        return None;
+    }
+    if euid != 0 && euid != owner {
+        let detail = format!("the state directory {shown} belongs to uid {owner}; doctor as that user, or as root, looks at it");
+        return Some(Check::skip(NAME, detail));
+    }
+    match agent.user {
+        Some(user) if user == owner => None,
+        Some(user) => {
+            let detail =
+                format!("the state directory {shown} belongs to uid {owner}, and the agent runs as uid {user}, so it does not write to it");
+            let next = as_root(&format!("chown -R {} {}", shell_word(&agent_user::named(user)), shell_word(shown)));
+            Some(Check::fail(NAME, detail, next))
+        }
+        None if owner == euid => None,
+        None => {
+            let detail = format!("the state directory {shown} belongs to uid {owner}: only an agent that runs as that user writes to it");
+            Some(Check::skip(NAME, detail))
+        }
+    }
 }
 
 /// Whether there is room for what is to be kept.
@@ -279,12 +310,11 @@ fn room(path: &Path) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::State;
 
     #[test]
     fn a_state_directory_is_judged_by_what_a_daemon_would_refuse() {
         let sound = Seen { parent_is_there: true, is_directory: true, mode: 0o700, owner: 1000, ..Seen::default() };
-        let judged = |seen: &Seen| judge(Path::new("/var/lib/x"), seen, 1000, false);
+        let judged = |seen: &Seen| judge(Path::new("/var/lib/x"), seen, 1000, Agent::default());
         assert_eq!(judged(&sound), None);
         assert_eq!(judged(&Seen { owner: 0, ..sound.clone() }), None);
         assert_eq!(judged(&Seen { error: Some(ErrorKind::NotFound), ..sound.clone() }), None);
@@ -294,7 +324,6 @@ mod tests {
             (Seen { is_link: true, ..sound.clone() }, "is a link", "agent.state_dir"),
             (Seen { is_directory: false, ..sound.clone() }, "is a file", "move it away"),
             (Seen { mode: 0o770, ..sound.clone() }, "(mode 0770)", "chmod go-w /var/lib/x"),
-            (Seen { owner: 7, ..sound.clone() }, "uid 7", "chown"),
             (Seen { read_only: true, ..sound.clone() }, "read-only", "remount,rw"),
             (Seen { holder: Some(9), ..sound.clone() }, "pid 9", "ps -p 9"),
         ] {
@@ -303,5 +332,20 @@ mod tests {
             assert!(check.next.as_deref().unwrap().contains(next), "{check:?}");
         }
         assert_eq!(judged(&Seen { error: Some(ErrorKind::PermissionDenied), ..sound }).unwrap().state, State::Skip);
+    }
+
+    #[test]
+    fn a_state_directory_is_given_to_nobody_but_the_user_that_the_agent_is_known_to_run_as() {
+        let judged = |uid, euid, user| owner("/x", uid, euid, Agent { user, ..Agent::default() });
+        for (uid, euid, user) in [(0, 7, None), (7, 7, None), (7, 7, Some(7)), (7, 0, Some(7)), (0, 0, Some(7))] {
+            assert_eq!(judged(uid, euid, user), None, "{uid} {euid} {user:?}");
+        }
+        for user in [None, Some(7), Some(8)] {
+            let check = judged(7, 1000, user).unwrap();
+            assert!(check.state == State::Skip && check.detail.contains("belongs to uid 7; doctor as that user, or as root"), "{check:?}");
+        }
+        assert_eq!(judged(7, 0, None).unwrap().state, State::Skip);
+        let check = judged(7, 0, Some(4_199_999)).unwrap();
+        assert!(check.state == State::Fail && check.next.as_deref().unwrap().contains("chown -R 4199999 /x"), "{check:?}");
     }
 }

@@ -23,12 +23,13 @@ use super::explain::{self, Transport, View};
 use super::run::{http_setup, sources};
 use super::status::cut_words;
 use super::style::ColorWhen;
-use super::{Io, client};
+use super::{Io, agent_user, client};
 use crate::config::{Config, Environment, Source};
 use crate::error::{Error, Kind};
 use crate::explain::AnswerKind;
 use crate::http;
 use crate::status::Status;
+use local::Agent;
 use service::Units;
 
 /// How long the control plane may take to give its list.
@@ -207,7 +208,10 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
     let status = client::ask::<Status>(&socket, "status");
     waiting.says("the control plane");
     if let Some(config) = &config {
-        checks.extend(local::state_directory(&config.agent.state_dir, status.is_ok(), units.is_some()));
+        let daemon = status.as_ref().ok().map(|status| agent_user::of_process(status.pid));
+        let user = daemon.flatten().or_else(|| units.as_ref().and_then(Units::user));
+        let agent = Agent { runs: status.is_ok(), user, has_unit: units.is_some() };
+        checks.extend(local::state_directory(&config.agent.state_dir, agent));
     }
     match status {
         Ok(status) => {

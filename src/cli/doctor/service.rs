@@ -6,6 +6,7 @@ use std::process::Command;
 use super::Check;
 use super::bounded::{self, Outcome};
 use crate::cli::advice::{SERVICE, SOCKET, as_root};
+use crate::cli::agent_user;
 use crate::git::frame::printable;
 
 /// The name of the checks.
@@ -26,6 +27,8 @@ const MANY_RESTARTS: u32 = 5;
 pub(super) struct Units {
     service: Unit,
     socket: Unit,
+    /// The user of the service, as `User=` has it.
+    user: Option<String>,
     credentials: Vec<Credential>,
 }
 
@@ -54,7 +57,7 @@ impl Units {
     pub(super) fn of(socket: &Path) -> Option<Self> {
         let mut show = Command::new("systemctl");
         show.args(["show", "--no-pager", SERVICE, SOCKET, "--property"]);
-        show.arg("Id,LoadState,ActiveState,UnitFileState,Result,ExecMainStatus,NRestarts,NeedDaemonReload,Listen");
+        show.arg("Id,LoadState,ActiveState,UnitFileState,Result,ExecMainStatus,NRestarts,NeedDaemonReload,Listen,User");
         let Outcome::Ended(true, text) = bounded::run(show, bounded::LIMIT) else { return None };
         let mut units = Self::read(&text);
         let is_there = |unit: &Unit| !unit.load.is_empty() && unit.load != "not-found";
@@ -93,12 +96,21 @@ impl Units {
                 result: value("Result").to_owned(),
             };
             match value("Id") {
-                SERVICE => units.service = unit,
+                SERVICE => {
+                    units.user = block.lines().find_map(|line| line.strip_prefix("User=")).map(str::to_owned);
+                    units.service = unit;
+                }
                 SOCKET => units.socket = unit,
                 _ => {}
             }
         }
         units
+    }
+
+    /// The user that the service runs as. Nothing where this machine does not know that user, as before the first start of one that
+    /// systemd makes up.
+    pub(super) fn user(&self) -> Option<u32> {
+        agent_user::of_name(self.user.as_deref()?)
     }
 
     /// Whether the service is handed a credential of that name.
@@ -275,6 +287,8 @@ Id=scm-agent.socket\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled
         assert_eq!((checks.len(), checks[0].state), (1, State::Ok));
         assert!(checks[0].detail.contains("starts with the machine"));
         assert_eq!(Units::read(SOUND).socket.listens, ["/run/scm-agent/agent.sock"]);
+        assert_eq!(Units::read(SOUND).user(), None);
+        assert_eq!(Units::read(&SOUND.replacen("Result=success", "Result=success\nUser=4200", 1)).user(), Some(4200));
     }
 
     #[test]

@@ -113,9 +113,39 @@ async fn files_of_another_user_are_named_and_given_back_by_the_command_that_is_t
     std::fs::create_dir(bench.path("state")).unwrap();
     bench.mode("state", 0o700);
     chown(bench.path("state"), Some(USER), None).unwrap();
-    let next = bench.doctor().await.expect(&fail("state", &["belongs to another user", &USER.to_string()], &["chown"]));
+    // Whose agent it is to be, nobody knows here: it is told as it is, and nobody is told to give it away.
+    let belongs = format!("belongs to uid {USER}");
+    bench.doctor().await.expect(&Expected { check: "state", state: "skip", words: &[&belongs], next: &[] });
+    bench.mode("state", 0o777);
+    bench.doctor().await.expect(&fail("state", &["others may write"], &["chmod go-w"]));
+    bench.mode("state", 0o700);
+    // A daemon knows: this one has it from before.
+    chown(bench.path("state"), Some(0), None).unwrap();
+    let daemon = bench.start().await;
+    bench.doctor().await.expect_quiet("state");
+    bench.mode("state", 0o777);
+    let next = bench.doctor().await.expect(&fail("state", &["others may write", "0777"], &["chmod go-w"]));
+    bench.run(&Bench::command_in(&next, "chmod", ";"), "").await;
+    bench.mode("state", 0o700);
+    bench.doctor().await.expect_quiet("state");
+    chown(bench.path("state"), Some(USER), None).unwrap();
+    let next = bench.doctor().await.expect(&fail("state", &[&belongs, "the agent runs as uid 0"], &["chown -R root"]));
     bench.run(&Bench::command_in(&next, "chown", ";"), "").await;
     bench.doctor().await.expect_quiet("state");
+    assert!(daemon.terminate().await.success());
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_user_of_the_socket_is_not_told_to_take_the_state_from_the_agent() {
+    let bench = open_bench();
+    std::fs::create_dir(bench.path("state")).unwrap();
+    bench.mode("state", 0o700);
+    chown(bench.path("state"), Some(USER + 1), None).unwrap();
+    bench.write("group", &format!("root:x:0:\nmona:x:{USER}:\n"));
+    let belongs = format!("belongs to uid {}", USER + 1);
+    let expected = Expected { check: "state", state: "skip", words: &[&belongs, "doctor as that user, or as root"], next: &[] };
+    as_user(&bench, &[GROUP], true).await.expect(&expected);
 }
 
 #[tokio::test]
