@@ -2,6 +2,7 @@
 //! whoever asks.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The user that a process runs as; nothing where `/proc` does not show it to the caller.
 pub(super) fn of_process(pid: u32) -> Option<u32> {
@@ -15,6 +16,11 @@ pub(super) fn of_name(name: &str) -> Option<u32> {
     }
     let by_name = || nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
     name.parse().ok().or_else(by_name)
+}
+
+/// Who has a state directory, if that is not root: an agent runs as that user.
+pub(super) fn of_state(directory: &Path) -> Option<u32> {
+    std::fs::symlink_metadata(directory).ok().filter(std::fs::Metadata::is_dir).map(|metadata| metadata.uid()).filter(|uid| *uid != 0)
 }
 
 /// How a user is named in a command: by name, else by number.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Subcommand;
 
-use super::Io;
 use super::run::{group_id, http_setup, metrics_address};
+use super::{Io, agent_user, doctor};
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::TokenSource;
 use crate::config::{Config, Environment, Finding, TokenOrigin};
@@ -81,10 +81,27 @@ enum Trial {
     NotForUs(String),
 }
 
+/// Loads the keys. Those of another user are fine where that is the agent's: the owner of its state, or the user of its unit.
+fn load_keys(config: &Config) -> Result<KeyRing, key::Error> {
+    let load = |owner| KeyRing::load(&key::Config { owner, ..config.key_config(true) });
+    let is_foreign = |result: &Result<KeyRing, key::Error>| {
+        matches!(
+            result,
+            Err(key::Error::KeyFile { problem: Problem::ForeignOwner { .. }, .. }
+                | key::Error::PassphraseFile { problem: Problem::ForeignOwner { .. }, .. })
+        )
+    };
+    let loaded = load(agent_user::of_state(&config.agent.state_dir));
+    match is_foreign(&loaded).then(|| doctor::unit_user(config)).flatten() {
+        Some(user) => load(Some(user)),
+        None => loaded,
+    }
+}
+
 /// Loads the keys, the token and the certificates, and looks users and groups up, as the daemon does at its start.
 fn try_out(config: &Config) -> Vec<Trial> {
     let mut trials = Vec::new();
-    match KeyRing::load(&config.key_config(true)) {
+    match load_keys(config) {
         Err(key::Error::KeyFile { path, problem: Problem::PermissionDenied }) => {
             trials.push(Trial::NotForUs(format!("{} cannot be read by this user, so it was not looked into", path.display())));
         }

@@ -55,7 +55,7 @@ pub(super) struct KeyOptions {
 
 impl KeyOptions {
     pub(super) fn load_options(self) -> LoadOptions {
-        LoadOptions { passphrase_file: self.passphrase_file, oaep_hash: self.oaep_hash }
+        LoadOptions { passphrase_file: self.passphrase_file, oaep_hash: self.oaep_hash, owner: None }
     }
 
     pub(super) fn passphrase(self) -> Result<Option<Zeroizing<Vec<u8>>>, key::Error> {

@@ -37,6 +37,7 @@ impl Config {
         key::Config {
             allow_development_key,
             files: self.key.files.clone(),
+            owner: None,
             passphrase_file: self.key.passphrase_file.clone(),
             oaep_hash: match self.key.oaep_hash {
                 OaepHash::Sha1 => key::OaepHash::Sha1,

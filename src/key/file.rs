@@ -28,22 +28,25 @@ const PIPE_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct Rules {
     /// The user that this process acts as; root's files are trusted too.
     euid: u32,
+    /// One more user whose files are trusted.
+    other: Option<u32>,
     /// systemd's directory of credentials for this service: it may show root's files there as readable by a group
     /// (the mask of the access list through which the service's user reads them).
     credentials_directory: Option<PathBuf>,
 }
 
 impl Rules {
-    /// The rules for this process.
-    pub(super) fn of_process() -> Self {
+    /// The rules for this process, and for one more user whose files are trusted.
+    pub(super) fn of_process(other: Option<u32>) -> Self {
         Self {
+            other,
             euid: rustix::process::geteuid().as_raw(),
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         }
     }
 
     fn check(&self, path: &Path, owner: u32, mode: u32) -> Result<(), Problem> {
-        if owner != 0 && owner != self.euid {
+        if owner != 0 && owner != self.euid && Some(owner) != self.other {
             return Err(Problem::ForeignOwner { owner });
         }
         let forbidden = if owner == 0 && self.is_credential(path) { 0o037 } else { 0o077 };
@@ -91,22 +94,22 @@ impl Contents {
         Ok(Self { bytes, owner: stat.st_uid, mode })
     }
 
-    /// Reads a file that only root and this user can have written, and only this user and root can read.
-    pub(super) fn read_private(path: &Path) -> Result<Self, Problem> {
+    /// Reads a file that only root, this user and the one more that is trusted can have written, and none but they can read.
+    pub(super) fn read_private(path: &Path, other: Option<u32>) -> Result<Self, Problem> {
         let contents = Self::read(path)?;
-        contents.check_private(path)?;
+        contents.check_private(path, other)?;
         Ok(contents)
     }
 
     /// Checks the owner and the permissions of the file that was read.
-    pub(super) fn check_private(&self, path: &Path) -> Result<(), Problem> {
-        Rules::of_process().check(path, self.owner, self.mode)
+    pub(super) fn check_private(&self, path: &Path, other: Option<u32>) -> Result<(), Problem> {
+        Rules::of_process(other).check(path, self.owner, self.mode)
     }
 }
 
 /// Reads a passphrase: one line, without its line end.
-pub(super) fn read_passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    let mut bytes = Contents::read_private(path)?.bytes;
+pub(super) fn read_passphrase(path: &Path, other: Option<u32>) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let mut bytes = Contents::read_private(path, other)?.bytes;
     for line_end in [b'\n', b'\r'] {
         if bytes.last() == Some(&line_end) {
             bytes.pop();
@@ -207,7 +210,7 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules { euid: 1000, credentials_directory: Some(PathBuf::from("/run/credentials/a.service")) }
+        Rules { euid: 1000, other: Some(1002), credentials_directory: Some(PathBuf::from("/run/credentials/a.service")) }
     }
 
     #[test]
@@ -216,6 +219,8 @@ mod tests {
         assert_eq!(rules().check(path, 0, 0o100600), Ok(()));
         assert_eq!(rules().check(path, 1000, 0o100400), Ok(()));
         assert_eq!(rules().check(path, 1001, 0o100600), Err(Problem::ForeignOwner { owner: 1001 }));
+        assert_eq!(rules().check(path, 1002, 0o100600), Ok(()));
+        assert_eq!(rules().check(path, 1002, 0o100640), Err(Problem::OpenToOthers { mode: 0o640 }));
     }
 
     #[test]
@@ -237,7 +242,7 @@ mod tests {
         for elsewhere in ["/run/credentials/a.service/../b/key", "/run/credentials/a.service2/key", "run/credentials/a.service/key"] {
             assert!(rules().check(Path::new(elsewhere), 0, 0o100440).is_err(), "{elsewhere}");
         }
-        let outside = Rules { euid: 1000, credentials_directory: None };
+        let outside = Rules { euid: 1000, other: Some(1002), credentials_directory: None };
         assert!(outside.check(path, 0, 0o100440).is_err());
     }
 }

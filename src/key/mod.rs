@@ -49,6 +49,8 @@ pub struct Config {
     pub oaep_hash: OaepHash,
     /// Whether a key that is public, because it is in the project's `keys` folder, may be used all the same.
     pub allow_development_key: bool,
+    /// Whose the files may be besides root's and this process' own: for who looks at them in another user's place.
+    pub owner: Option<u32>,
 }
 
 /// How a key file is read.
@@ -58,6 +60,8 @@ pub struct LoadOptions {
     pub passphrase_file: Option<PathBuf>,
     /// The hash of RSAES-OAEP; X25519 keys ignore it.
     pub oaep_hash: OaepHash,
+    /// Whose the files may be besides root's and this process' own: for who looks at them in another user's place.
+    pub owner: Option<u32>,
 }
 
 impl LoadOptions {
@@ -67,7 +71,7 @@ impl LoadOptions {
     /// [`Error::PassphraseFile`], with what is wrong with the file.
     pub fn passphrase(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
         let Some(path) = &self.passphrase_file else { return Ok(None) };
-        file::read_passphrase(path).map(Some).map_err(|problem| Error::PassphraseFile { path: path.clone(), problem })
+        file::read_passphrase(path, self.owner).map(Some).map_err(|problem| Error::PassphraseFile { path: path.clone(), problem })
     }
 }
 

@@ -32,13 +32,15 @@ enum Opening {
 impl RunnerPrivateKey {
     /// Loads the one key of a file, in any of its forms, and tests it by sealing and opening a sample.
     ///
-    /// The file must be regular, belong to root or to this user, and be closed to everyone else.
+    /// The file must be regular, belong to root, to this user or to the owner that the options name, and be closed to everyone else.
     ///
     /// # Errors
     /// [`Error::KeyFile`] and [`Error::PassphraseFile`], with what is wrong.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
         let passphrase = options.passphrase()?;
-        let load = || Self::parse(&Contents::read_private(path)?.bytes, passphrase.as_deref().map(Vec::as_slice), options.oaep_hash);
+        let load = || {
+            Self::parse(&Contents::read_private(path, options.owner)?.bytes, passphrase.as_deref().map(Vec::as_slice), options.oaep_hash)
+        };
         load().map_err(|problem| Error::KeyFile { path: path.to_owned(), problem })
     }
 

@@ -44,7 +44,7 @@ impl RunnerPublicKey {
             let contents = Contents::read(path)?;
             match form::read(&contents.bytes, passphrase.as_deref().map(Vec::as_slice)) {
                 Ok(private @ (Form::RsaPrivate(_) | Form::X25519Private { .. })) => {
-                    contents.check_private(path)?;
+                    contents.check_private(path, options.owner)?;
                     RunnerPrivateKey::from_form(private, options.oaep_hash).map(RunnerPrivateKey::into_public_key)
                 }
                 form => Self::from_form(form?, options.oaep_hash),

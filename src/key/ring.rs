@@ -24,7 +24,7 @@ impl KeyRing {
     /// # Errors
     /// The first file's [`Error`]; nothing is loaded by halves. A development key is refused unless the configuration allows it.
     pub fn load(config: &Config) -> Result<Self, Error> {
-        let options = LoadOptions { passphrase_file: config.passphrase_file.clone(), oaep_hash: config.oaep_hash };
+        let options = LoadOptions { passphrase_file: config.passphrase_file.clone(), oaep_hash: config.oaep_hash, owner: config.owner };
         let mut keys: Vec<RunnerPrivateKey> = Vec::with_capacity(config.files.len());
         for path in &config.files {
             let key = RunnerPrivateKey::load(path, &options)?;

@@ -47,8 +47,10 @@ pub(super) fn named_files(config: &Config) -> Vec<Check> {
 }
 
 /// Loads the keys as the daemon does, or the file that systemd hands over to it; those that were loaded, for [`held_keys`].
-pub(super) fn keys(config: &Config, units: Option<&Units>) -> (Check, Vec<KeyDescription>) {
-    let mut wanted = config.key_config(false);
+pub(super) fn keys(config: &Config, units: Option<&Units>, agent: Agent) -> (Check, Vec<KeyDescription>) {
+    // Where nobody says who the agent is, it is whoever has its state.
+    let user = agent.user.or_else(|| agent_user::of_state(&config.agent.state_dir));
+    let mut wanted = key::Config { owner: user, ..config.key_config(false) };
     if wanted.files.is_empty() {
         wanted.files.extend(units.and_then(|units| units.credential(service::KEY)).map(|key| key.path.clone()));
         // Another credential, which only the service has.
@@ -67,7 +69,36 @@ pub(super) fn keys(config: &Config, units: Option<&Units>) -> (Check, Vec<KeyDes
         Err(key::Error::KeyFile { problem: Problem::PermissionDenied, path }) => {
             (Check::skip("key", format!("{} is not for this user to read, as it should be", path.display())), Vec::new())
         }
+        Err(
+            error @ (key::Error::KeyFile { problem: Problem::ForeignOwner { .. }, .. }
+            | key::Error::PassphraseFile { problem: Problem::ForeignOwner { .. }, .. }),
+        ) => (foreign_key(&error, user), Vec::new()),
         Err(error) => (Check::of("key", &error.into()), Vec::new()),
+    }
+}
+
+/// A key file that is neither root's nor the agent's. Where the agent's user is not known, it may be that one's after all.
+fn foreign_key(error: &key::Error, user: Option<u32>) -> Check {
+    let (key::Error::KeyFile { path, problem: Problem::ForeignOwner { owner } }
+    | key::Error::PassphraseFile { path, problem: Problem::ForeignOwner { owner } }) = error
+    else {
+        return Check::fail("key", error.to_string(), "see key.files");
+    };
+    let shown = printable(&path.display().to_string());
+    match user {
+        Some(user) => {
+            let detail = format!("{shown} belongs to uid {owner}, and the agent runs as uid {user}, so it does not take it");
+            let next = as_root(&format!("chown {} {}", shell_word(&agent_user::named(user)), shell_word(&shown)));
+            Check::fail("key", detail, next)
+        }
+        None => {
+            let detail = format!("{shown} belongs to uid {owner}, and it is not known as whom the agent runs");
+            let next = format!(
+                "if it runs as that user, all is well; if not, give the file to the user that it runs as: {}",
+                as_root(&format!("chown USER {}", shell_word(&shown)))
+            );
+            Check::warn("key", detail, next)
+        }
     }
 }
 

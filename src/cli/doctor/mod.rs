@@ -190,11 +190,16 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
     let units = Units::of(&socket);
     let mut checks = Vec::new();
     let mut keys_in_files = Vec::new();
+    waiting.says("the daemon");
+    let status = client::ask::<Status>(&socket, "status");
+    let daemon = status.as_ref().ok().and_then(|status| agent_user::of_process(status.pid));
+    let user = daemon.or_else(|| units.as_ref().and_then(Units::user));
+    let agent = Agent { runs: status.is_ok(), user, has_unit: units.is_some() };
     match &config {
         Some(config) => {
             checks.push(local::configuration(config, units.as_ref()));
             checks.extend(local::named_files(config));
-            let (check, keys) = local::keys(config, units.as_ref());
+            let (check, keys) = local::keys(config, units.as_ref(), agent);
             checks.push(check);
             keys_in_files = keys;
             checks.extend(local::token(config));
@@ -204,13 +209,8 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
         None => checks.push(Check::skip("config", "this user cannot read it; root, or the agent's user, can")),
     }
     checks.extend(units.iter().flat_map(Units::examine));
-    waiting.says("the daemon");
-    let status = client::ask::<Status>(&socket, "status");
     waiting.says("the control plane");
     if let Some(config) = &config {
-        let daemon = status.as_ref().ok().map(|status| agent_user::of_process(status.pid));
-        let user = daemon.flatten().or_else(|| units.as_ref().and_then(Units::user));
-        let agent = Agent { runs: status.is_ok(), user, has_unit: units.is_some() };
         checks.extend(local::state_directory(&config.agent.state_dir, agent));
     }
     match status {
@@ -242,6 +242,11 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
         }
     }
     checks
+}
+
+/// The user that systemd runs the service as, which listens there.
+pub(super) fn unit_user(config: &Config) -> Option<u32> {
+    Units::of(&config.agent.socket).as_ref().and_then(Units::user)
 }
 
 /// What stands between git and one URL: who would answer, and what the host then says.

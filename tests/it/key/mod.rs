@@ -65,7 +65,7 @@ impl Safe {
 
     /// Options with the fixtures' passphrase.
     fn options(&self) -> LoadOptions {
-        LoadOptions { passphrase_file: Some(self.write("passphrase", PASSPHRASE)), oaep_hash: OaepHash::default() }
+        LoadOptions { passphrase_file: Some(self.write("passphrase", PASSPHRASE)), ..LoadOptions::default() }
     }
 }
 
