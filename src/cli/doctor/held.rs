@@ -54,7 +54,13 @@ pub(super) fn other_faults(status: &Status) -> Vec<Check> {
         of_the_list || of_an_integration
     };
     let check = |reason: &String| {
-        if reason.contains("public key") || reason.contains("registered for this runner") {
+        if reason.starts_with("the audit log ") {
+            let next = format!(
+                "see to its folder: it belongs to the agent's user, with room on its disk (df -h); then: {}",
+                advice::restart(Some(status.pid))
+            );
+            Check::fail("audit-log", reason.clone(), next)
+        } else if reason.contains("public key") || reason.contains("registered for this runner") {
             let next = "scm-agent key show FILE prints what to register; or put the registered key's file in key.files";
             Check::fail("registered-key", reason.clone(), next)
         } else if reason.contains("knows up to format") {
@@ -245,9 +251,16 @@ mod tests {
             "the settings were not taken over, those of before stay in use: x".to_owned(),
             "store.kind changed in the configuration and counts from the next start on; run: systemctl restart scm-agent".to_owned(),
             "the file of the socket /x is gone, so that nobody can connect".to_owned(),
+            "the audit log /x/public key files cannot be written: no".to_owned(),
         ];
         let found: Vec<_> = other_faults(&status).into_iter().map(|check| (check.name, check.state)).collect();
-        let expected = [("integrations", State::Fail), ("config", State::Fail), ("config", State::Warn), ("socket", State::Fail)];
+        let expected = [
+            ("integrations", State::Fail),
+            ("config", State::Fail),
+            ("config", State::Warn),
+            ("socket", State::Fail),
+            ("audit-log", State::Fail),
+        ];
         assert_eq!(found, expected);
     }
 }

@@ -77,8 +77,9 @@ pub(super) struct Check {
 }
 
 /// The names that checks have, in alphabetical order.
-pub const CHECKS: [&str; 25] = [
+pub const CHECKS: [&str; 26] = [
     "access",
+    "audit-log",
     "clock",
     "config",
     "control-plane",

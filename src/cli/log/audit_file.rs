@@ -101,7 +101,8 @@ impl AuditFile {
         let problem = self.problem.as_ref()?;
         let lost = match self.lost {
             0 => String::new(),
-            lost => format!("; it lacks {lost} line{}, which are in the log", if lost == 1 { "" } else { "s" }),
+            1 => "; it lacks 1 line, which is in the log".to_owned(),
+            lost => format!("; it lacks {lost} lines, which are in the log"),
         };
         Some(format!("the audit log {} cannot be written: {problem}{lost}", self.path.display()))
     }
@@ -189,6 +190,7 @@ mod tests {
         audit.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
         let full = "No space left on device (os error 28)";
         assert_eq!(audit.write("1\n"), Some(News::Broken(full.to_owned())));
+        assert!(audit.problem().unwrap().ends_with("; it lacks 1 line, which is in the log"));
         assert_eq!((audit.write("2\n"), audit.lost), (None, 2));
         let said = format!("the audit log {} cannot be written: {full}; it lacks 2 lines, which are in the log", path.display());
         assert_eq!(audit.problem(), Some(said));
