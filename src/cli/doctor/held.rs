@@ -85,7 +85,9 @@ pub(super) fn other_faults(status: &Status) -> Vec<Check> {
             let next = format!("scm-agent config check; once it is mended: {}", as_root("scm-agent reload"));
             Check::fail("config", reason.clone(), next)
         } else if reason.contains("from the next start on") {
-            Check::warn("config", reason.clone(), advice::restart(Some(status.pid)))
+            // How it is started anew depends on where it runs.
+            let detail = reason.split("; run: ").next().unwrap_or(reason);
+            Check::warn("config", detail, advice::restart(Some(status.pid)))
         } else if reason.contains("of the socket") || reason.contains(" socket ") {
             let next = match advice::has_unit() {
                 true => as_root("systemctl restart scm-agent.socket scm-agent.service"),
