@@ -20,6 +20,8 @@ struct Seen {
     closed: Option<PathBuf>,
     /// What is at its path.
     file: Option<File>,
+    /// The daemon that made a socket there.
+    listener: Option<u32>,
     /// The caller's name.
     user: String,
 }
@@ -76,6 +78,26 @@ fn is_stopped(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
+/// The process that holds a lock on a file (proc_locks(5)), without taking it.
+pub(super) fn holder(file: &Path) -> Option<i32> {
+    let metadata = std::fs::metadata(file).ok()?;
+    let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let pid = words.nth(4)?.parse().ok()?;
+        (words.next()? == wanted).then_some(pid)
+    })
+}
+
+/// The daemon that made a socket at that path, whatever became of the file: it holds the lock beside it.
+pub(super) fn listener(socket: &Path) -> Option<i32> {
+    let mut lock = socket.as_os_str().to_owned();
+    lock.push(".lock");
+    holder(Path::new(&lock))
+}
+
 fn look(socket: &Path) -> Seen {
     let above: Vec<&Path> = socket.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
     let closed = |path: &&&Path| rustix::fs::access(**path, Access::EXEC_OK) == Err(rustix::io::Errno::ACCESS);
@@ -94,7 +116,8 @@ fn look(socket: &Path) -> Seen {
             group: group.map_or_else(|| metadata.gid().to_string(), |group| group.name),
         }
     });
-    Seen { closed, file, user: user.map_or_else(|| uid.to_string(), |user| user.name) }
+    let listener = listener(socket).and_then(|pid| u32::try_from(pid).ok());
+    Seen { closed, file, listener, user: user.map_or_else(|| uid.to_string(), |user| user.name) }
 }
 
 fn advise(socket: &Path, kind: ErrorKind, seen: &Seen) -> String {
@@ -110,6 +133,10 @@ fn advise(socket: &Path, kind: ErrorKind, seen: &Seen) -> String {
         (ErrorKind::PermissionDenied, Some(file)) => membership(file, &seen.user),
         (ErrorKind::PermissionDenied, None) => "only members of the socket's group may ask: add the user to it, or run as root".to_owned(),
         (_, Some(file)) if !file.is_socket => "what is there is no socket: move it away, or change agent.socket".to_owned(),
+        (ErrorKind::NotFound, None) if seen.listener.is_some() => {
+            let pid = seen.listener.unwrap_or_default();
+            format!("the daemon runs (pid {pid}), but the file of its socket is gone: {}", advice::restart(Some(pid)))
+        }
         (ErrorKind::ConnectionRefused, Some(_)) => format!("nobody listens there any more; {}", start()),
         _ => start(),
     }
@@ -137,7 +164,7 @@ mod tests {
     }
 
     fn advised(kind: ErrorKind, file: Option<File>, closed: Option<&str>) -> String {
-        let seen = Seen { closed: closed.map(PathBuf::from), file, user: "mona".to_owned() };
+        let seen = Seen { closed: closed.map(PathBuf::from), file, listener: None, user: "mona".to_owned() };
         advise(Path::new("/x/agent.sock"), kind, &seen)
     }
 
@@ -145,6 +172,8 @@ mod tests {
     fn each_obstacle_has_its_own_advice() {
         use ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
         assert!(advised(NotFound, None, None).starts_with("start it: "));
+        let gone = advise(Path::new("/x/agent.sock"), NotFound, &Seen { listener: Some(7), ..Seen::default() });
+        assert!(gone.starts_with("the daemon runs (pid 7), but the file of its socket is gone: "), "{gone}");
         assert!(advised(ConnectionRefused, Some(file()), None).starts_with("nobody listens there any more; start it: "));
         assert!(advised(ConnectionRefused, Some(File { is_socket: false, ..file() }), None).contains("is no socket"));
         assert!(advised(PermissionDenied, Some(File { group_may: false, ..file() }), None).contains("agent.socket_mode"));

@@ -12,6 +12,7 @@ use crate::cli::advice::{self, as_root};
 use crate::cli::agent_user;
 use crate::cli::git::chain::shell_word;
 use crate::cli::run::group_id;
+use crate::cli::unreachable;
 use crate::config::{Config, Finding, Source, TokenOrigin};
 use crate::git::frame::printable;
 use crate::key::{self, KeyDescription, KeyRing, Problem};
@@ -196,10 +197,10 @@ pub(super) struct Agent {
 }
 
 /// Looks at the directory for what outlives the daemon. One that a running daemon made may have been opened to others since.
-pub(super) fn state_directory(path: &Path, agent: Agent) -> Option<Check> {
+pub(super) fn state_directory(path: &Path, socket: &Path, agent: Agent) -> Option<Check> {
     let mut seen = look(path);
-    // A running daemon is to hold the lock.
-    seen.holder = seen.holder.filter(|_| !agent.runs);
+    // The daemon of this very socket is to hold the lock; why it does not answer is told of the socket.
+    seen.holder = seen.holder.filter(|pid| !agent.runs && unreachable::listener(socket) != Some(*pid));
     let found = judge(path, &seen, rustix::process::geteuid().as_raw(), agent);
     match found {
         Some(found) if found.state == State::Fail => Some(found),
@@ -234,22 +235,9 @@ fn look(path: &Path) -> Seen {
             mode: metadata.mode() & 0o7777,
             owner: metadata.uid(),
             read_only: rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY)),
-            holder: holder(&path.join("lock")),
+            holder: unreachable::holder(&path.join("lock")),
         },
     }
-}
-
-/// The process that holds a lock on a file (proc_locks(5)), without taking it.
-fn holder(file: &Path) -> Option<i32> {
-    let metadata = std::fs::metadata(file).ok()?;
-    let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
-    let wanted = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let pid = words.nth(4)?.parse().ok()?;
-        (words.next()? == wanted).then_some(pid)
-    })
 }
 
 fn judge(path: &Path, seen: &Seen, euid: u32, agent: Agent) -> Option<Check> {

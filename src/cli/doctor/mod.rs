@@ -212,7 +212,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
     checks.extend(units.iter().flat_map(Units::examine));
     waiting.says("the control plane");
     if let Some(config) = &config {
-        checks.extend(local::state_directory(&config.agent.state_dir, agent));
+        checks.extend(local::state_directory(&config.agent.state_dir, &socket, agent));
     }
     match status {
         Ok(status) => {

@@ -193,4 +193,13 @@ async fn a_state_directory_that_no_daemon_would_use_is_named() {
     bench.doctor().await.expect(&fail("state", &["another process", &pid], &["ps -p", "agent.state_dir"]));
     assert!(daemon.terminate().await.success());
     bench.doctor().await.expect_quiet("state");
+
+    // Its own daemon has it, whose socket somebody deleted.
+    bench.configure(&[SOURCE, KEY, AGENT]);
+    let daemon = bench.start().await;
+    std::fs::remove_file(bench.path("agent.sock")).unwrap();
+    let pid = format!("pid {}", daemon.pid());
+    let report = bench.doctor().await;
+    report.expect(&fail("daemon", &["no scm-agent answers"], &["the file of its socket is gone", &pid]));
+    report.expect_quiet("state");
 }
