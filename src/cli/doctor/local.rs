@@ -13,7 +13,7 @@ use crate::cli::agent_user;
 use crate::cli::git::chain::shell_word;
 use crate::cli::run::group_id;
 use crate::cli::unreachable;
-use crate::config::{Config, Finding, Source, TokenOrigin};
+use crate::config::{Config, DEFAULT_FILE, Finding, Source, TokenOrigin};
 use crate::git::frame::printable;
 use crate::key::{self, KeyDescription, KeyRing, Problem};
 use crate::status::{Integration, Status};
@@ -36,15 +36,32 @@ pub(super) fn configuration(config: &Config, units: Option<&Units>) -> Check {
     }
 }
 
+/// Why there is no configuration to look at, where none was named.
+pub(super) fn no_configuration(daemon_runs: bool) -> Check {
+    let is_missing = std::fs::File::open(DEFAULT_FILE).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    match (is_missing, daemon_runs) {
+        (false, _) => Check::skip("config", "this user cannot read it; root, or the agent's user, can"),
+        (true, true) => Check::skip("config", format!("{DEFAULT_FILE} is not there; --config names the one that the daemon has")),
+        (true, false) => {
+            let next = "start from config.example.toml, or name a file with --config or SCM_AGENT_CONFIG";
+            Check::warn("config", format!("{DEFAULT_FILE} is not there"), next)
+        }
+    }
+}
+
 /// Looks at the files that the configuration names.
-pub(super) fn named_files(config: &Config) -> Vec<Check> {
+pub(super) fn named_files(config: &Config, agent: Agent) -> Vec<Check> {
+    let euid = rustix::process::geteuid();
+    // What is only the agent's to read is closed to this user, as it should be.
+    let is_for_us = euid.is_root() || agent.user.is_none_or(|user| user == euid.as_raw());
     let check = |finding| match finding {
         Finding::Error(problem) => {
             Check::fail("files", problem.to_string(), "put the file there or correct the path, then run: scm-agent config check")
         }
         Finding::Warning(problem) => Check::warn("files", problem.to_string(), "run doctor as root, or as the agent's user"),
     };
-    config.check_named_files().into_iter().map(check).collect()
+    let findings = config.check_named_files().into_iter();
+    findings.filter(|finding| is_for_us || matches!(finding, Finding::Error(_))).map(check).collect()
 }
 
 /// Loads the keys as the daemon does, or the file that systemd hands over to it; those that were loaded, for [`held_keys`].

@@ -199,7 +199,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
     match &config {
         Some(config) => {
             checks.push(local::configuration(config, units.as_ref()));
-            checks.extend(local::named_files(config));
+            checks.extend(local::named_files(config, agent));
             let (check, keys) = local::keys(config, units.as_ref(), agent);
             checks.push(check);
             keys_in_files = keys;
@@ -207,7 +207,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
             checks.extend(local::accounts(config));
             checks.extend(proxies(config));
         }
-        None => checks.push(Check::skip("config", "this user cannot read it; root, or the agent's user, can")),
+        None => checks.push(local::no_configuration(status.is_ok())),
     }
     checks.extend(units.iter().flat_map(Units::examine));
     waiting.says("the control plane");
