@@ -112,7 +112,9 @@ class Containers(Suite):
         before = len(self.git_host.visits)
         code, said = self.clone(*MAPPED, *ONE_GROUP, "--user", "1000:1000", "--group-add", str(GROUP_INSIDE))
         expect(code == 0 and len(self.git_host.visits) > before, f"git ended with {code}: {said}")
-        wait_until(lambda: f"uid={FIRST + 1000}" in self.agent.log.read_text(), "the daemon's log does not name the host's number of that user")
+        # As text or as JSON.
+        names = [f"uid={FIRST + 1000} ", f'"uid":{FIRST + 1000},']
+        wait_until(lambda: any(name in self.agent.log.read_text() for name in names), "the daemon's log does not name the host's number of that user")
 
     def case_nobody_else_s_does(self):
         for user in ("1000:1000", "0:0"):

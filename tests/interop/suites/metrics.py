@@ -340,7 +340,7 @@ class Metrics(Suite):
         self.fires("ScmAgentListNeedsOperator")
         self.agent.use_token(self.plane.token)
         wait_until(lambda: "ScmAgentListNeedsOperator" not in self.prometheus.firing(), "it goes on firing")
-        self.agent.child.send_signal(signal.SIGTERM)
+        self.agent.quit()
         self.fires("ScmAgentDown")
 
     def fires(self, *alerts):
