@@ -38,13 +38,13 @@ pub(super) fn refuse_as_busy(stream: &UnixStream) {
 }
 
 /// Serves a connection until it ends, breaks a rule, or the daemon ends.
-pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InForce, mut ending: watch::Receiver<bool>) {
+pub(super) async fn serve(stream: &mut UnixStream, client: &Client, agents: &InForce, mut ending: watch::Receiver<bool>) {
     let peer = &client.peer;
     let mut parser = RequestParser::new();
     loop {
         let config = agents.get().config;
         let request = tokio::select! {
-            request = next_request(&stream, client, &mut parser, config.read_timeout) => request,
+            request = next_request(stream, client, &mut parser, config.read_timeout) => request,
             // A request that has begun is still served; an idle connection ends.
             _ = ending.wait_for(|ending| *ending), if parser.is_idle() => return,
         };
@@ -58,8 +58,8 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
                 };
                 agents.get().denials.note(&Denial { reason: Some(&error), ..client.denial(event, message) });
                 agents.get().metrics.unreadable();
-                if send(&mut stream, &refusal(&error).text, config.read_timeout).await.is_ok() {
-                    linger(&mut stream).await;
+                if send(stream, &refusal(&error).text, config.read_timeout).await.is_ok() {
+                    linger(stream).await;
                 }
                 return;
             }
@@ -75,14 +75,14 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
                 Err(error) => {
                     agent.denials.note(&Denial { reason: Some(&error), ..client.denial(Event::Rate, "refused: too many requests") });
                     agent.metrics.answered(operation, labels::Outcome::Denied, Served::ByOther, begun.elapsed());
-                    if send(&mut stream, &refusal(&frame::TOO_FAST).text, config.read_timeout).await.is_ok() {
-                        linger(&mut stream).await;
+                    if send(stream, &refusal(&frame::TOO_FAST).text, config.read_timeout).await.is_ok() {
+                        linger(stream).await;
                     }
                     return;
                 }
             }
         }
-        let answer = match timeout(agent.config.request_timeout, answer(&request, &stream, client, &agent)).await {
+        let answer = match timeout(agent.config.request_timeout, answer(&request, stream, client, &agent)).await {
             Ok(answer) => answer,
             Err(_) => {
                 warn!(uid = peer.uid, pid = peer.pid, "no answer in time");
@@ -90,11 +90,11 @@ pub(super) async fn serve(mut stream: UnixStream, client: &Client, agents: &InFo
             }
         };
         agent.metrics.answered(operation, answer.outcome_of(operation), answer.served_for(operation), begun.elapsed());
-        if send(&mut stream, &answer.text, config.read_timeout).await.is_err() {
+        if send(stream, &answer.text, config.read_timeout).await.is_err() {
             return;
         }
         if answer.last {
-            linger(&mut stream).await;
+            linger(stream).await;
             return;
         }
     }

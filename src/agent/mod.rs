@@ -365,7 +365,7 @@ struct Client {
 
 /// Starts serving a connection, if its peer may ask and there is a place for it.
 fn admit(
-    stream: UnixStream,
+    mut stream: UnixStream,
     strangers: Strangers,
     admission: Admission,
     agents: &Arc<InForce>,
@@ -402,7 +402,9 @@ fn admit(
     agent.metrics.connected();
     let (agents, ending) = (Arc::clone(agents), ending.clone());
     tasks.spawn(async move {
-        connection::serve(stream, &Client { has_other_writers: AtomicBool::new(false), is_privileged, peer }, &agents, ending).await;
+        connection::serve(&mut stream, &Client { has_other_writers: AtomicBool::new(false), is_privileged, peer }, &agents, ending).await;
+        // Whoever sees its connection end finds its place free.
         drop(place);
+        drop(stream);
     });
 }
