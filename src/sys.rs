@@ -3,7 +3,7 @@
 //! cannot be seen from here.
 #![allow(
     unsafe_code,
-    reason = "getsockopt(SO_PEERGROUPS, SO_PEERPIDFD), ioctl(PIDFD_GET_INFO) and SCM_CREDENTIALS of 0 have no safe wrapper"
+    reason = "getsockopt(SO_PEERGROUPS, SO_PEERPIDFD), ioctl(PIDFD_GET_INFO), SCM_CREDENTIALS of 0 and mallopt have no safe wrapper"
 )]
 
 use std::io;
@@ -42,6 +42,25 @@ pub(crate) fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
             return Err(error);
         }
         groups.resize(count, 0);
+    }
+}
+
+/// Has the allocator give memory back that is free, and keep few heaps apart: whoever locks its memory pays for what lies idle in RAM.
+/// Before there are threads. glibc only; the allocators of other C libraries have nothing to set.
+pub(crate) fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // Two heaps, not eight for each core, of which each keeps what its threads once needed. Setting a threshold also ends glibc's
+        // raising it by itself with each large block that is freed.
+        const MAX_HEAPS: libc::c_int = 2;
+        const FREE_AT_TOP: libc::c_int = 128 * 1024;
+        const LARGE_BLOCK: libc::c_int = 64 * 1024;
+        for (parameter, value) in
+            [(libc::M_ARENA_MAX, MAX_HEAPS), (libc::M_TRIM_THRESHOLD, FREE_AT_TOP), (libc::M_MMAP_THRESHOLD, LARGE_BLOCK)]
+        {
+            // SAFETY: mallopt takes and gives plain numbers. What it does not know it leaves as it is.
+            unsafe { libc::mallopt(parameter, value) };
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::secret::{BearerToken, trimmed};
 use crate::service::{Manager, News};
 use crate::state::StateKeys;
 use crate::store::{FileStore, GrantStore, MemoryStore};
-use crate::{harden, http, status};
+use crate::{harden, http, status, sys};
 
 /// How often the key files are looked at, or with each poll where that is more often.
 const KEY_FILES_INTERVAL: Duration = Duration::from_secs(10);
@@ -71,6 +71,7 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
     let config = Arc::new(config);
     // Before there are threads: the environment forgets what was handed over.
     let inherited = BoundSocket::inherited(&config.agent.socket);
+    sys::give_back_free_memory();
     let memory = match harden::lock_memory() {
         Ok(()) => status::Memory { locked: true, reason: None },
         Err(reason) => {
