@@ -29,7 +29,7 @@ use crate::integration::sync::{self, Hinter, RandomJitter, SyncHandle};
 use crate::integration::watch::{FeedNews, Watcher};
 use crate::key::{KeyFiles, KeyRing};
 use crate::metrics::Metrics;
-use crate::metrics::listen::Address;
+use crate::metrics::listen::{Address, Bound};
 use crate::metrics::serve::Server;
 use crate::oauth::TokenClient;
 use crate::sandbox::{self, Sandbox};
@@ -100,6 +100,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         None => BoundSocket::bind(&config.agent.socket, config.agent.socket_mode, gid)?,
     };
     let state = state_directory(&config.agent.state_dir)?;
+    // Its folder may have to be made. What is wrong is found again, and said, by whoever serves there.
+    let bound_for_scrapes = metrics_address.as_ref().and_then(|address| Bound::bind(address).ok());
     // Before there are threads, and after all that a daemon does once only.
     let sandbox = shut_in(&config, &socket, &state)?;
     // It begins a thread.
@@ -150,7 +152,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, config: Config, io: &mut Io<'_>
         let agent = agent.with_kept_grants(kept_unit_grants).with_problems(Arc::new(logs.problems()));
         let agents = Arc::new(InForce::new(agent.in_sandbox(in_status(sandbox.report()))));
         let looked_at = Arc::clone(&agents);
-        let (server, scrapes) = Server::new(metrics_address.clone(), metrics, Arc::new(move || looked_at.get().gauges()));
+        let (server, scrapes) =
+            Server::new(metrics_address.clone(), bound_for_scrapes, metrics, Arc::new(move || looked_at.get().gauges()));
         tasks.spawn(server.run());
         let reloader = Reloader {
             agents: Arc::clone(&agents),

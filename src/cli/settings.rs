@@ -15,7 +15,7 @@ use crate::agent::InForce;
 use crate::agent::access::{Access, SystemAccounts};
 use crate::api::{self, Replaceable};
 use crate::broker::Settings;
-use crate::config::{Config, Environment, SOCKET_KEY, STATE_DIR_KEY, Source};
+use crate::config::{Config, Environment, SOCKET_KEY, STATE_DIR_KEY, Source, VARIABLES};
 use crate::error::{Error, Kind};
 use crate::http;
 use crate::metrics::listen::{Address, Bound};
@@ -45,6 +45,7 @@ struct Prepared {
     config: Config,
     control_plane: Option<api::ControlPlane>,
     issuers: http::Client,
+    metrics_address: Option<Address>,
 }
 
 impl Reloader {
@@ -55,7 +56,8 @@ impl Reloader {
     pub(super) async fn reload(&self) -> Result<Vec<String>, Error> {
         let outcome = self.reload_all().await;
         if outcome.is_err() {
-            self.logs.reopen_audit();
+            let logs = Arc::clone(&self.logs);
+            let _ = tokio::task::spawn_blocking(move || logs.reopen_audit()).await;
         }
         outcome
     }
@@ -64,10 +66,10 @@ impl Reloader {
         let (explicit, started_with, sandbox) = (self.explicit.clone(), Arc::clone(&self.started_with), self.sandbox.clone());
         // Files, and users and groups, which may come from a server.
         let prepared = tokio::task::spawn_blocking(move || prepare(explicit.as_deref(), &started_with, &sandbox)).await;
-        let Prepared { access, audit, config, control_plane, issuers } =
+        let Prepared { access, audit, config, control_plane, issuers, metrics_address } =
             prepared.map_err(|_| Error::new(Kind::Internal, "reading the settings failed for a defect of scm-agent"))??;
         let before = self.agents.get();
-        let scrapes = self.other_scrapes(&config)?;
+        let Scrapes { next: scrapes, keeps_group } = self.other_scrapes(metrics_address)?;
         let keys = before.broker().load_keys(config.key_config(self.allow_development_key)).await?;
 
         // From here on nothing fails.
@@ -92,25 +94,37 @@ impl Reloader {
             broker.reseal().await;
         }
         info!(target: "audit", event = "reloaded", "the settings were read again and are in force");
-        Ok(config.needs_restart(&self.started_with))
+        let mut next_start = config.needs_restart(&self.started_with);
+        next_start.extend(keeps_group.then(|| "metrics.socket_group".to_owned()));
+        Ok(next_start)
     }
 
-    /// What scrapes are to be answered by from now on, if that is anything else than before.
-    fn other_scrapes(&self, config: &Config) -> Result<Option<Option<(Address, Bound)>>, Error> {
-        let wanted = metrics_address(config)?;
-        let is_same = {
+    /// What scrapes are to be answered by from now on.
+    fn other_scrapes(&self, wanted: Option<Address>) -> Result<Scrapes, Error> {
+        let (is_same, keeps_group) = {
             let now = self.metrics_address.lock().unwrap_or_else(PoisonError::into_inner);
             match (&*now, &wanted) {
-                (Some(Address::Unix { path, .. }), Some(Address::Unix { path: wanted, .. })) => path == wanted,
-                (now, wanted) => now == wanted,
+                (Some(Address::Unix { gid, path }), Some(Address::Unix { gid: other, path: wanted })) if path == wanted => {
+                    (true, gid != other)
+                }
+                (now, wanted) => (now == wanted, false),
             }
         };
         if is_same {
-            return Ok(None);
+            return Ok(Scrapes { next: None, keeps_group });
         }
         let bound = wanted.map(|address| Bound::bind(&address).map(|bound| (address, bound))).transpose();
-        bound.map(Some).map_err(|error| Error::new(Kind::Config, "metrics.listen").because(error))
+        let next = bound.map_err(|error| Error::new(Kind::Config, "metrics.listen").because(error))?;
+        Ok(Scrapes { next: Some(next), keeps_group })
     }
+}
+
+/// What a reload does about scrapes.
+struct Scrapes {
+    /// By what they are to be answered from now on, if that is anything else than before.
+    next: Option<Option<(Address, Bound)>>,
+    /// A socket that stays where it is stays whose it is, though the configuration names another group.
+    keeps_group: bool,
 }
 
 fn prepare(explicit: Option<&std::path::Path>, started_with: &Config, sandbox: &Sandbox) -> Result<Prepared, Error> {
@@ -127,6 +141,8 @@ fn prepare(explicit: Option<&std::path::Path>, started_with: &Config, sandbox: &
     // What is used from the next start on may be anywhere.
     let mut waiting = config.needs_restart(started_with);
     waiting.extend([SOCKET_KEY, STATE_DIR_KEY].map(str::to_owned));
+    // The environment is that of the start.
+    waiting.extend(VARIABLES.map(str::to_owned));
     if !config.has_source_of(started_with) {
         waiting.extend(["control_plane.ca_file", "control_plane.token_file"].map(str::to_owned));
     }
@@ -144,9 +160,10 @@ fn prepare(explicit: Option<&std::path::Path>, started_with: &Config, sandbox: &
         }
         Source::Url(_) | Source::File(_) => None,
     };
+    let metrics_address = metrics_address(&config)?;
     // Last, since it makes the file.
     let audit = Logs::open_audit(&config.log)?;
-    Ok(Prepared { access, audit, config, control_plane, issuers })
+    Ok(Prepared { access, audit, config, control_plane, issuers, metrics_address })
 }
 
 /// For the broker.

@@ -29,7 +29,7 @@ pub use environment::Environment;
 pub use error::{Cause, Error, Problem};
 pub use keys::KEYS;
 pub use named::Finding;
-pub use places::{SOCKET_KEY, STATE_DIR_KEY};
+pub use places::{SOCKET_KEY, STATE_DIR_KEY, VARIABLES};
 pub use reader::{Origin, Setting};
 
 /// Where the configuration is when nobody says otherwise.

@@ -15,6 +15,9 @@ pub const SOCKET_KEY: &str = "agent.socket";
 /// The key of the state directory.
 pub const STATE_DIR_KEY: &str = "agent.state_dir";
 
+/// The environment variables that name places. They are those of the start for as long as a process lives.
+pub const VARIABLES: [&str; 4] = ["LOGS_DIRECTORY", "RUNTIME_DIRECTORY", "SSL_CERT_DIR", "SSL_CERT_FILE"];
+
 impl Config {
     /// Every file and folder that the daemon uses for this configuration; `variable` gives an environment variable's value, for those
     /// that name certificate authorities, and what the service manager made.

@@ -27,11 +27,6 @@ impl Config {
             ("agent.state_dir", now.state_dir != then.state_dir),
             ("agent.sandbox", now.sandbox != then.sandbox),
             ("store.kind", self.store.kind != started_with.store.kind),
-            // A socket that stays where it is stays whose it is.
-            (
-                "metrics.socket_group",
-                self.metrics.listen == started_with.metrics.listen && self.metrics.socket_group != started_with.metrics.socket_group,
-            ),
         ];
         changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key.to_owned()).collect()
     }
@@ -87,7 +82,7 @@ mod tests {
                 &["control_plane.poll_interval", "control_plane.watch"],
             ),
             (format!("{other}[agent]\nsocket = \"/a\"\n"), &["control_plane.runner_id"]),
-            (format!("{PLANE}[agent]\nsocket = \"/a\"\n[metrics]\nsocket_group = \"0\"\n"), &["metrics.socket_group"]),
+            (format!("{PLANE}[agent]\nsocket = \"/a\"\n[metrics]\nsocket_group = \"0\"\n"), &[]),
             (format!("{PLANE}[agent]\nsocket = \"/a\"\n[metrics]\nlisten = \"unix:/m\"\nsocket_group = \"0\"\n"), &[]),
             (
                 "[control_plane]\nfile = \"/list\"\n[agent]\nsocket = \"/a\"\n".to_owned(),

@@ -66,6 +66,8 @@ pub struct Server {
     address: Option<Address>,
     bound: Option<Listening>,
     changes: mpsc::Receiver<Option<(Address, Bound)>>,
+    /// What was bound beforehand, until the runtime runs.
+    first: Option<Bound>,
     source: Arc<Source>,
 }
 
@@ -98,12 +100,13 @@ impl Listener {
 }
 
 impl Server {
-    /// Will listen at an address as soon as that can be had: that the metrics cannot be served is no reason not to serve git.
+    /// Will listen at an address with what is bound to it, else as soon as that can be had: that the metrics cannot be served is no
+    /// reason not to serve git.
     #[must_use]
-    pub fn new(address: Option<Address>, metrics: Arc<Metrics>, look: Look) -> (Self, Handle) {
+    pub fn new(address: Option<Address>, first: Option<Bound>, metrics: Arc<Metrics>, look: Look) -> (Self, Handle) {
         let (sender, changes) = mpsc::channel(1);
         let source = Source { look, metrics, seen: Mutex::default() };
-        (Self { address, bound: None, changes, source: Arc::new(source) }, Handle(sender))
+        (Self { address, bound: None, changes, first, source: Arc::new(source) }, Handle(sender))
     }
 
     /// Answers. Never ends while there is a [`Handle`].
@@ -149,7 +152,7 @@ impl Server {
     fn check(&mut self) {
         let Some(address) = &self.address else { return };
         let done = match &mut self.bound {
-            None => Bound::bind(address).and_then(|bound| self.take(bound)),
+            None => self.first.take().map_or_else(|| Bound::bind(address), Ok).and_then(|bound| self.take(bound)),
             Some(listening) => match listening.bound.restore() {
                 Ok(true) => Listener::of(&listening.bound).map(|listener| listening.listener = listener),
                 Ok(false) => Ok(()),
