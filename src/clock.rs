@@ -6,6 +6,12 @@ use std::time::{Duration, SystemTime};
 pub trait Clock: Send + Sync + 'static {
     /// The current time of day.
     fn now(&self) -> SystemTime;
+
+    /// How long the machine has run, also while it was suspended: nobody can set that.
+    fn since_boot(&self) -> Duration {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default())
+    }
 }
 
 /// A span in seconds for a person, who is not to come back too early: one that has begun counts whole.

@@ -8,13 +8,14 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::cgroup::{Cgroup, Cgroups};
+use super::cgroup::{Cgroup, Cgroups, UnitPattern};
 use crate::broker::{Granted, KeptList, Rights};
 use crate::clock::Clock;
 use crate::integration::location::HostPattern;
@@ -32,9 +33,6 @@ const MAX_GRANTS: usize = 1_000;
 
 /// How long one may last.
 pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3_600);
-
-/// How many seconds a clock may be set back, as time services do, before what was given later counts no more.
-const CLOCK_STEP: u64 = 60;
 
 /// Where systemd says which incarnation of each unit runs: links to invocation ids.
 const INVOCATIONS: &str = "/run/systemd/units";
@@ -61,6 +59,9 @@ pub enum Error {
     /// No place.
     #[error("the host must be one such as gitlab.example.com or dev.azure.com/acme, without https:// and without *")]
     Host,
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers for the grant's name")]
+    NoRandomness,
     /// The unit has no cgroup.
     #[error("the unit {unit} does not run: the system's manager has no cgroup of it")]
     NoUnit {
@@ -88,6 +89,8 @@ pub enum Error {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Held {
     allow: Vec<String>,
+    /// When it ends by the time since the machine's start, in seconds: a clock that is put back gives nobody more time.
+    boot_ends_at: u64,
     cgroup: String,
     cgroup_id: u64,
     expires_at: u64,
@@ -114,7 +117,18 @@ pub struct UnitGrants {
     invocations: Box<Path>,
     kept: Option<KeptList>,
     /// Held from looking at the list to its being on the disk, so that no older one is written over a newer one.
-    saving: Mutex<()>,
+    saving: Mutex<Saving>,
+    /// What is on the disk has ended since, or may be sealed for other keys.
+    unsaved: AtomicBool,
+}
+
+/// What is on the disk.
+#[derive(Default)]
+struct Saving {
+    /// There is a file.
+    is_there: bool,
+    /// How often the keys had changed when it was written.
+    rotations: u64,
 }
 
 impl fmt::Debug for UnitGrants {
@@ -131,8 +145,18 @@ impl UnitGrants {
     }
 
     fn looking_at(cgroups: Arc<Cgroups>, clock: Arc<dyn Clock>, kept: Option<KeptList>, invocations: &Path) -> Self {
-        let grants = Self { cgroups, clock, held: Mutex::default(), invocations: invocations.into(), kept, saving: Mutex::default() };
+        let grants = Self {
+            cgroups,
+            clock,
+            held: Mutex::default(),
+            invocations: invocations.into(),
+            kept,
+            saving: Mutex::default(),
+            unsaved: AtomicBool::new(false),
+        };
         let loaded = grants.load();
+        // Written anew soon, without what has ended and for the keys of now.
+        grants.unsaved.store(!loaded.is_empty(), Ordering::Relaxed);
         // The ids of cgroups begin anew with each start of the machine, those of incarnations never come twice.
         let (still, gone): (Vec<_>, Vec<_>) =
             loaded.into_iter().take(MAX_GRANTS).partition(|held| held.invocation.is_some() && grants.ended(held).is_none());
@@ -170,8 +194,7 @@ impl UnitGrants {
         if *ttl < Duration::from_secs(1) || *ttl > LONGEST {
             return Err(Error::Ttl);
         }
-        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte)) && name.len() <= 255;
-        if !is_name(unit) || !(unit.ends_with(".service") || unit.ends_with(".scope")) {
+        if unit.contains('*') || unit.ends_with(".slice") || UnitPattern::parse(unit).is_none() {
             return Err(Error::Unit);
         }
         if let Some(problem) = self.cgroups.problem() {
@@ -180,18 +203,16 @@ impl UnitGrants {
         self.prune();
         let cgroup = self.cgroups.of_unit(unit).ok_or_else(|| Error::NoUnit { unit: unit.clone() })?;
         let now = seconds(self.clock.now());
-        let mut bytes = [0; 4];
-        // Only a name: two of the same would be taken back together.
-        let _ = aws_lc_rs::rand::fill(&mut bytes);
-        let held = Held {
+        let mut held = Held {
             allow: allow.clone(),
+            boot_ends_at: self.clock.since_boot().saturating_add(*ttl).as_secs(),
             cgroup: cgroup.path,
             cgroup_id: cgroup.id,
             expires_at: now.saturating_add(ttl.as_secs()),
             granted_at: now,
             granted_by: by,
             host: host.clone(),
-            id: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            id: String::new(),
             invocation: self.invocation(unit),
             unit: unit.clone(),
         };
@@ -199,6 +220,12 @@ impl UnitGrants {
             let mut all = self.lock();
             if all.len() >= MAX_GRANTS {
                 return Err(Error::TooMany);
+            }
+            // Only a name, but by which one of them is taken back.
+            while held.id.is_empty() || all.iter().any(|other| other.id == held.id) {
+                let mut bytes = [0; 4];
+                aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::NoRandomness)?;
+                held.id = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
             }
             all.push(held.clone());
         }
@@ -235,25 +262,50 @@ impl UnitGrants {
     pub fn prune(&self) {
         let all = self.lock().clone();
         for held in all {
-            if let Some(reason) = self.ended(&held) {
-                let before = self.lock().len();
-                self.lock().retain(|other| *other != held);
-                if self.lock().len() < before {
-                    log_end(&held, reason);
-                }
+            let Some(reason) = self.ended(&held) else { continue };
+            let is_gone = {
+                let mut all = self.lock();
+                let before = all.len();
+                all.retain(|other| *other != held);
+                all.len() < before
+            };
+            // Whoever looks at the same time finds it gone.
+            if is_gone {
+                self.unsaved.store(true, Ordering::Relaxed);
+                log_end(&held, reason);
             }
         }
+    }
+
+    /// Whether there is anything for [`UnitGrants::tidy`] to do.
+    #[must_use]
+    pub fn wants_tidying(&self) -> bool {
+        self.are_there() || self.unsaved.load(Ordering::Relaxed) || self.is_for_other_keys()
+    }
+
+    /// Forgets those that have ended, and keeps the rest sealed for the keys in use. To be called every now and then; this waits for the
+    /// disk, unless somebody does so already.
+    pub fn tidy(&self) {
+        self.prune();
+        if (self.unsaved.load(Ordering::Relaxed) || self.is_for_other_keys())
+            && let Ok(saving) = self.saving.try_lock()
+        {
+            // Where that fails it is tried again.
+            let _ = self.save_in(saving);
+        }
+    }
+
+    /// Whether what is on the disk is sealed for keys of before, of which some may be gone at the next start.
+    fn is_for_other_keys(&self) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        self.saving.try_lock().is_ok_and(|saving| saving.is_there && saving.rotations != kept.rotations())
     }
 
     /// Why a grant is over; `None` while it is not.
     fn ended(&self, held: &Held) -> Option<&'static str> {
         let now = seconds(self.clock.now());
-        if now >= held.expires_at {
+        if now >= held.expires_at || self.clock.since_boot().as_secs() >= held.boot_ends_at {
             return Some("its time is over");
-        }
-        // A clock that was put back gives nobody more time than was given.
-        if now.saturating_add(CLOCK_STEP) < held.granted_at {
-            return Some("the clock was put back to before it was given");
         }
         let is_same_cgroup = self.cgroups.at(&held.cgroup).is_some_and(|now| now.id == held.cgroup_id);
         if !is_same_cgroup || (held.invocation.is_some() && self.invocation(&held.unit) != held.invocation) {
@@ -272,7 +324,10 @@ impl UnitGrants {
         let Some(kept) = &self.kept else { return Vec::new() };
         let saved = match kept.load() {
             Ok(None) => return Vec::new(),
-            Ok(Some(bytes)) => serde_json::from_slice::<Saved>(&bytes).ok().filter(|saved| saved.version == VERSION),
+            Ok(Some(bytes)) => {
+                self.saving.lock().unwrap_or_else(PoisonError::into_inner).is_there = true;
+                serde_json::from_slice::<Saved>(&bytes).ok().filter(|saved| saved.version == VERSION)
+            }
             Err(error) => {
                 warn!(target: "audit", event = "store_problem", reason = error.message, "the kept grants to units cannot be read, and count for nobody");
                 return Vec::new();
@@ -285,11 +340,21 @@ impl UnitGrants {
     }
 
     fn save(&self) -> Result<(), String> {
+        self.save_in(self.saving.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn save_in(&self, mut saving: MutexGuard<'_, Saving>) -> Result<(), String> {
         let Some(kept) = &self.kept else { return Err("there is no state directory to keep it in".to_owned()) };
-        let _turn = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let rotations = kept.rotations();
+        self.unsaved.store(false, Ordering::Relaxed);
         let saved = Saved { version: VERSION, grants: self.lock().clone() };
         let bytes = serde_json::to_vec(&saved).map_err(|_| "it cannot be written down".to_owned())?;
-        kept.save(bytes).map_err(|error| error.message)
+        let done = kept.save(bytes).map_err(|error| error.message);
+        match &done {
+            Ok(()) => *saving = Saving { is_there: true, rotations },
+            Err(_) => self.unsaved.store(true, Ordering::Relaxed),
+        }
+        done
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Held>> {
@@ -302,7 +367,8 @@ fn log_end(held: &Held, reason: &str) {
 }
 
 fn shown(held: &Held) -> status::UnitGrant {
-    let Held { allow, cgroup, cgroup_id: _, expires_at, granted_at, granted_by, host, id, invocation: _, unit } = held.clone();
+    let Held { allow, boot_ends_at: _, cgroup, cgroup_id: _, expires_at, granted_at, granted_by, host, id, invocation: _, unit } =
+        held.clone();
     status::UnitGrant { id, unit, cgroup, host, allow, granted_at, granted_by, expires_at }
 }
 

@@ -2,13 +2,17 @@ use super::*;
 use crate::key::{self, GeneratedKey, KeyRing, NewKey};
 use crate::state::StateDir;
 
-/// A time of day that is put forward by hand.
+/// A time of day that is put forward and back by hand, and the time since the machine's start.
 #[derive(Clone, Default)]
-struct Hand(Arc<Mutex<u64>>);
+struct Hand(Arc<Mutex<u64>>, Arc<Mutex<u64>>);
 
 impl Clock for Hand {
     fn now(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + *self.0.lock().unwrap())
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_secs(*self.1.lock().unwrap())
     }
 }
 
@@ -16,6 +20,10 @@ impl Clock for Hand {
 struct Machine {
     clock: Hand,
     folder: tempfile::TempDir,
+}
+
+fn ring(keys: &[&std::path::PathBuf]) -> KeyRing {
+    KeyRing::load(&key::Config { files: keys.iter().copied().cloned().collect(), ..key::Config::default() }).unwrap()
 }
 
 const FIRST: &str = "0123456789abcdef0123456789abcdef";
@@ -52,6 +60,26 @@ impl Machine {
 
     fn wait(&self, seconds: u64) {
         *self.clock.0.lock().unwrap() += seconds;
+        *self.clock.1.lock().unwrap() += seconds;
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        self.path("state")
+    }
+
+    /// A runner key, made for the test.
+    fn key(&self, name: &str) -> std::path::PathBuf {
+        let file = self.path(name);
+        GeneratedKey::generate(NewKey::X25519).unwrap().write(&file, None).unwrap();
+        file
+    }
+
+    /// The list in the state directory, sealed for these keys.
+    fn kept(&self, keys: &[&std::path::PathBuf]) -> (KeptList, KeptList) {
+        let directory = StateDir::open(&self.state()).unwrap();
+        let list = KeptList::new(&directory, &ring(keys));
+        let beside = list.beside(&directory, FILE);
+        (list, beside)
     }
 
     fn cgroup(&self, path: &str) -> Cgroup {
@@ -125,7 +153,7 @@ fn what_cannot_be_given_is_refused_with_the_reason() {
         change(&mut wanted);
         grants.grant(&wanted, 0).unwrap_err()
     };
-    for unit in ["", "job-1", "job-*.service", "../job-1.service", "a/job-1.service", "system.slice", "job 1.service"] {
+    for unit in ["", "job-1", "job-*.service", "../job-1.service", "a/job-1.service", "system.slice", "job 1.service", ".service"] {
         assert_eq!(refused(&|wanted| wanted.unit = unit.to_owned()), Error::Unit, "{unit}");
     }
     assert_eq!(refused(&|wanted| wanted.unit = "job-3.service".to_owned()), Error::NoUnit { unit: "job-3.service".to_owned() });
@@ -148,21 +176,15 @@ fn what_cannot_be_given_is_refused_with_the_reason() {
 #[test]
 fn grants_outlive_the_daemon_where_the_same_run_goes_on_and_nobody_took_them_back() {
     let machine = Machine::new();
-    let state = machine.path("state");
-    let file = machine.path("runner.pem");
-    GeneratedKey::generate(NewKey::X25519).unwrap().write(&file, None).unwrap();
-    let ring = KeyRing::load(&key::Config { files: vec![file], ..key::Config::default() }).unwrap();
-    let kept = || {
-        let directory = StateDir::open(&state).unwrap();
-        KeptList::new(&directory, &ring).beside(&directory, FILE)
-    };
+    let key = machine.key("runner.pem");
+    let kept = || machine.kept(&[&key]).1;
     let ids = |grants: &UnitGrants| grants.list().into_iter().map(|grant| grant.unit).collect::<Vec<_>>();
     let grants = machine.grants(Some(kept()));
     let (first, problem) = grants.grant(&wanted("job-1.service"), 0).unwrap();
     assert_eq!(problem, None);
     grants.grant(&wanted("job-2.service"), 0).unwrap();
     drop(grants);
-    let on_disk = fs::read(state.join(FILE)).unwrap();
+    let on_disk = fs::read(machine.state().join(FILE)).unwrap();
     assert!(!on_disk.windows(9).any(|part| part == b"a.example"), "it is not sealed");
 
     let grants = machine.grants(Some(kept()));
@@ -183,23 +205,17 @@ fn grants_outlive_the_daemon_where_the_same_run_goes_on_and_nobody_took_them_bac
     // What was damaged counts for nobody.
     machine.run_anew("job-1.service", FIRST);
     machine.grants(Some(kept())).grant(&wanted("job-1.service"), 0).unwrap();
-    let mut bytes = fs::read(state.join(FILE)).unwrap();
+    let mut bytes = fs::read(machine.state().join(FILE)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    fs::write(state.join(FILE), bytes).unwrap();
+    fs::write(machine.state().join(FILE), bytes).unwrap();
     assert_eq!(ids(&machine.grants(Some(kept()))), Vec::<String>::new());
 }
 
 #[test]
 fn what_many_take_back_at_once_does_not_come_back_with_the_next_daemon() {
     let machine = Machine::new();
-    let state = machine.path("state");
-    let file = machine.path("runner.pem");
-    GeneratedKey::generate(NewKey::X25519).unwrap().write(&file, None).unwrap();
-    let ring = KeyRing::load(&key::Config { files: vec![file], ..key::Config::default() }).unwrap();
-    let kept = || {
-        let directory = StateDir::open(&state).unwrap();
-        KeptList::new(&directory, &ring).beside(&directory, FILE)
-    };
+    let key = machine.key("runner.pem");
+    let kept = || machine.kept(&[&key]).1;
     for _ in 0..10 {
         let grants = machine.grants(Some(kept()));
         let given: Vec<_> = (0..8).map(|_| grants.grant(&wanted("job-1.service"), 0).unwrap().0.id).collect();
@@ -214,13 +230,47 @@ fn what_many_take_back_at_once_does_not_come_back_with_the_next_daemon() {
 }
 
 #[test]
+fn what_was_given_outlives_a_rotation_of_the_keys_and_its_end_is_kept_too() {
+    let machine = Machine::new();
+    let (old, new) = (machine.key("old.pem"), machine.key("new.pem"));
+    let (list, kept) = machine.kept(&[&old]);
+    let grants = machine.grants(Some(kept));
+    grants.grant(&wanted("job-1.service"), 0).unwrap();
+    assert!(!grants.is_for_other_keys());
+    list.seal_with(&ring(&[&new]));
+    assert!(grants.wants_tidying() && grants.is_for_other_keys());
+    grants.tidy();
+    assert!(!grants.is_for_other_keys());
+    drop((grants, list));
+
+    // Keys that are changed between two starts, the old one taken away after that.
+    let old = new;
+    let new = machine.key("newest.pem");
+    let grants = machine.grants(Some(machine.kept(&[&new, &old]).1));
+    assert_eq!(grants.list().len(), 1);
+    grants.tidy();
+    drop(grants);
+    let grants = machine.grants(Some(machine.kept(&[&new]).1));
+    assert_eq!(grants.list().len(), 1);
+
+    // What has ended is not found again.
+    machine.wait(3_600);
+    grants.tidy();
+    assert!(!grants.wants_tidying());
+    drop(grants);
+    assert_eq!(machine.grants(Some(machine.kept(&[&new]).1)).load().len(), 0);
+}
+
+#[test]
 fn a_clock_that_is_put_back_prolongs_no_grant() {
     let machine = Machine::new();
     let grants = machine.grants(None);
-    machine.wait(1_000);
+    machine.wait(10_000);
     grants.grant(&wanted("job-1.service"), 0).unwrap();
-    *machine.clock.0.lock().unwrap() -= CLOCK_STEP;
+    machine.wait(50);
+    *machine.clock.0.lock().unwrap() -= 1_000;
+    machine.wait(9);
     assert_eq!(grants.list().len(), 1);
-    *machine.clock.0.lock().unwrap() -= 1;
+    machine.wait(1);
     assert_eq!(grants.list(), []);
 }

@@ -1,7 +1,7 @@
 //! The list and the pins on disk: joins the store that stage 2 asks for, the sealed file, and the keys of stage 3.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub struct KeptList {
     file: Result<SealedFile, String>,
     /// Keys that are in use by a save stay in use for it while others take their place.
     keys: Arc<Mutex<Arc<StateKeys>>>,
+    /// How often they changed.
+    rotations: Arc<AtomicU64>,
 }
 
 impl KeptList {
@@ -61,24 +63,41 @@ impl KeptList {
             disk: Disk::new(DISK_TIMEOUT),
             file: Ok(directory.file(FILE)),
             keys: Arc::new(Mutex::new(Arc::new(StateKeys::new(ring.state_keys())))),
+            rotations: Arc::default(),
         }
     }
 
     /// Keeps nothing, because the state directory is not usable. Why, is said whenever something is or should be kept.
     #[must_use]
     pub fn unusable(problem: String) -> Self {
-        Self { disk: Disk::new(DISK_TIMEOUT), file: Err(problem), keys: Arc::new(Mutex::new(Arc::new(StateKeys::new(Vec::new())))) }
+        Self {
+            disk: Disk::new(DISK_TIMEOUT),
+            file: Err(problem),
+            keys: Arc::new(Mutex::new(Arc::new(StateKeys::new(Vec::new())))),
+            rotations: Arc::default(),
+        }
     }
 
     /// Keeps something else in another file of the directory, sealed with the keys of this one, also of later ones.
     #[must_use]
     pub fn beside(&self, directory: &StateDir, name: &'static str) -> Self {
-        Self { disk: Disk::new(DISK_TIMEOUT), file: Ok(directory.file(name)), keys: Arc::clone(&self.keys) }
+        Self {
+            disk: Disk::new(DISK_TIMEOUT),
+            file: Ok(directory.file(name)),
+            keys: Arc::clone(&self.keys),
+            rotations: Arc::clone(&self.rotations),
+        }
+    }
+
+    /// How often the keys changed: what was sealed before the last time may be sealed for a key that goes.
+    pub(crate) fn rotations(&self) -> u64 {
+        self.rotations.load(Ordering::Acquire)
     }
 
     /// Seals with these keys from now on.
-    pub(super) fn seal_with(&self, ring: &KeyRing) {
+    pub(crate) fn seal_with(&self, ring: &KeyRing) {
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(StateKeys::new(ring.state_keys()));
+        self.rotations.fetch_add(1, Ordering::Release);
     }
 
     /// Does something with the file, in the time that the disk may take.
