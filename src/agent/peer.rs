@@ -55,6 +55,8 @@ pub(crate) fn number(process: impl AsFd) -> io::Result<Option<i32>> {
             let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
             Ok(number.filter(|pid: &i32| *pid > 0))
         }
+        // Its process namespace is none that is below ours.
+        Err(error) if error.raw_os_error() == Some(libc::EREMOTE) => Ok(None),
         Err(error) => Err(error),
     }
 }
