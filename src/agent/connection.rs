@@ -74,8 +74,9 @@ pub(super) async fn serve(stream: &mut UnixStream, client: &Client, agents: &InF
                 Ok(wait) => tokio::time::sleep(wait).await,
                 Err(error) => {
                     agent.denials.note(&Denial { reason: Some(&error), ..client.denial(Event::Rate, "refused: too many requests") });
-                    agent.metrics.answered(operation, labels::Outcome::Denied, Served::ByOther, begun.elapsed());
-                    if send(stream, &refusal(&frame::TOO_FAST).text, config.read_timeout).await.is_ok() {
+                    let answer = Answer { outcome: labels::Outcome::Denied, ..refusal(&frame::TOO_FAST) };
+                    agent.metrics.answered(operation, answer.outcome, answer.served_for(operation), begun.elapsed());
+                    if send(stream, &answer.text, config.read_timeout).await.is_ok() {
                         linger(stream).await;
                     }
                     return;
@@ -254,7 +255,7 @@ fn operation(verb: &Verb) -> labels::Operation {
 async fn caller(stream: &UnixStream, client: &Client, agent: &Agent) -> Caller {
     let Client { peer, .. } = client;
     let Units { cgroups, grants } = &agent.units;
-    let of = |rules| Caller { denials: Arc::clone(&agent.denials), ..Caller::new(rules, peer.uid, peer.pid) };
+    let of = |rules| Caller::new(rules, peer.uid, peer.pid, Arc::clone(&agent.denials));
     let has_grants = grants.are_there();
     if !has_grants && !agent.access.asks_for_cgroup_of(peer) {
         return of(agent.access.about(peer, None));
@@ -302,11 +303,9 @@ async fn answer<'a>(request: &frame::Request, stream: &UnixStream, client: &Clie
         }
         Verb::Other(name) if sign_in::VERBS.contains(&name.as_str()) => {
             let caller = caller(stream, client, agent).await;
-            if let Some(mut document) = sign_in::answer(name, request.body.expose_secret(), &caller, agent).await {
-                document.push(b'\n');
-                return end(document);
-            }
-            return other_verb(name, client, agent).await;
+            let mut document = sign_in::answer(name, request.body.expose_secret(), &caller, agent).await;
+            document.push(b'\n');
+            return end(document);
         }
         Verb::Other(name) => return other_verb(name, client, agent).await,
     };
@@ -357,7 +356,9 @@ async fn other_verb<'a>(name: &str, client: &Client, agent: &'a Arc<Agent>) -> A
     let mut place = None;
     let mut document = match name {
         "status" => {
-            place = agent.status_places.acquire().await.ok();
+            // Who has to see what is wrong does not wait for those who may make it so.
+            let places = if client.is_privileged { &agent.privileged_status_places } else { &agent.status_places };
+            place = places.acquire().await.ok();
             let agent = Arc::clone(agent);
             // Who signed in where is nobody else's business, but for those who could read it anyway.
             let only = (!client.is_privileged).then_some(client.peer.uid);

@@ -97,6 +97,7 @@ pub struct Agent {
     socket_problem: Arc<Mutex<Option<String>>>,
     started: Instant,
     /// Places for those who are being told the status: it can be megabytes long.
+    privileged_status_places: Arc<Semaphore>,
     status_places: Arc<Semaphore>,
     units: Units,
 }
@@ -152,6 +153,7 @@ impl Agent {
             sandbox: None,
             socket_problem: Arc::default(),
             started: Instant::now(),
+            privileged_status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
             status_places: Arc::new(Semaphore::new(STATUS_PLACES)),
             units: Units::new(None),
         }
@@ -192,6 +194,7 @@ impl Agent {
             sandbox: self.sandbox.clone(),
             socket_problem: Arc::clone(&self.socket_problem),
             started: self.started,
+            privileged_status_places: Arc::clone(&self.privileged_status_places),
             status_places: Arc::clone(&self.status_places),
             units: self.units.clone(),
         }
@@ -224,7 +227,10 @@ impl Agent {
     /// What is to be done every now and then.
     fn tidy(&self) {
         self.denials.flush();
-        self.units.grants.prune();
+        if self.units.grants.wants_tidying() {
+            let grants = Arc::clone(&self.units.grants);
+            tokio::task::spawn_blocking(move || grants.tidy());
+        }
     }
 
     fn note_socket(&self, problem: Option<String>) {
@@ -342,15 +348,17 @@ pub async fn run(mut socket: BoundSocket, agents: Arc<InForce>, shutdown: impl F
     drop(socket);
     let _ = end.send(true);
     let open = tasks.len();
-    agents.get().denials.finish();
     let drained =
         tokio::time::timeout(agents.get().config.shutdown_grace_period, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_ok() {
+        agents.get().denials.finish();
         info!(target: "audit", event = "stopped", connections = open, "stopped; every connection had ended");
         return Ok(Ending::Drained);
     }
-    warn!(target: "audit", event = "stopped", connections = tasks.len(), "stopped; connections were cut off after the grace period");
+    let cut_off = tasks.len();
     tasks.shutdown().await;
+    agents.get().denials.finish();
+    warn!(target: "audit", event = "stopped", connections = cut_off, "stopped; connections were cut off after the grace period");
     Ok(Ending::CutOff)
 }
 

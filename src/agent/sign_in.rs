@@ -12,31 +12,26 @@ use crate::login::Refused;
 /// The verbs that are answered here.
 pub(super) const VERBS: [&str; 6] = ["login", "login-wait", "login-finish", "login-cancel", "logout", "accounts"];
 
-/// The document that answers a verb; `None` for a verb that is none of these. What does not say all that it has to is refused, with a
+/// The document that answers one of [`VERBS`]. What does not say all that it has to is refused, with a
 /// line in the log.
-pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Option<Vec<u8>> {
+pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Agent) -> Vec<u8> {
     let within: Duration = agent.config.request_timeout * HOSTS_SHARE_PERCENT / 100;
     let broker = &agent.broker;
     let field = |name| field(body, name);
     let incomplete = || {
         let error = "the request does not say everything that it has to".to_owned();
-        caller.denials.note(&Denial {
-            operation: Some(verb),
-            pid: caller.pid,
-            reason: Some(&error),
-            uid: Some(caller.uid),
-            ..Denial::new(Event::Malformed, "refused: malformed request")
-        });
+        let denial = caller.denial(Event::Malformed, "refused: malformed request");
+        caller.denials.note(&Denial { operation: Some(verb), reason: Some(&error), ..denial });
         document(&Refused { error, next: None })
     };
-    Some(match verb {
+    match verb {
         "login" => {
             let mode = match (field("mode"), field("redirect_uri")) {
                 (Some("browser"), Some(redirect_uri)) => LoginMode::Browser { redirect_uri },
                 (Some("device"), _) => LoginMode::Device,
-                _ => return Some(incomplete()),
+                _ => return incomplete(),
             };
-            let Some(url) = field("url") else { return Some(incomplete()) };
+            let Some(url) = field("url") else { return incomplete() };
             document(&broker.begin_login(caller, url, mode, field("account"), within).await)
         }
         "login-wait" => match field("session") {
@@ -55,9 +50,8 @@ pub(super) async fn answer(verb: &str, body: &[u8], caller: &Caller, agent: &Age
             Some(url) => document(&broker.log_out(caller, url, field("account"), within).await),
             None => incomplete(),
         },
-        "accounts" => document(&broker.accounts(caller)),
-        _ => return None,
-    })
+        _ => document(&broker.accounts(caller)),
+    }
 }
 
 /// A field of a request's body: the first line `name=value`.

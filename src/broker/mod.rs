@@ -89,12 +89,12 @@ pub struct Caller {
 impl Caller {
     /// One whose unit nobody asked for.
     #[must_use]
-    pub fn new(rules: CallerRules, uid: u32, pid: Option<i32>) -> Self {
-        Self { denials: Arc::default(), rules, uid, pid, unit: None, unit_problem: None }
+    pub fn new(rules: CallerRules, uid: u32, pid: Option<i32>, denials: Arc<Denials>) -> Self {
+        Self { denials, rules, uid, pid, unit: None, unit_problem: None }
     }
 
     /// A refusal of this caller's.
-    fn denial<'a>(&'a self, event: Event, message: &'a str) -> Denial<'a> {
+    pub(crate) fn denial<'a>(&'a self, event: Event, message: &'a str) -> Denial<'a> {
         Denial { uid: Some(self.uid), pid: self.pid, unit: self.unit.as_deref(), ..Denial::new(event, message) }
     }
 }

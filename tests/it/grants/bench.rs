@@ -200,7 +200,7 @@ impl Running {
 }
 
 fn caller() -> Caller {
-    Caller::new(CallerRules::default(), UID, None)
+    Caller::new(CallerRules::default(), UID, None, Arc::default())
 }
 
 /// Half a minute and what the daemon does after it, without waiting for it.
