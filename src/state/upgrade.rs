@@ -22,6 +22,8 @@ use super::{Error, FORMAT, file};
 
 /// Where the state rests as it was in format 1.
 const COPY: &str = "before-format-2";
+/// The one file of format 1 that says nothing of its format.
+const DATABASE: &str = "grants.redb";
 /// How long it is kept: who wants to go back knows by then.
 const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The last format without a name for what wrote it.
@@ -61,7 +63,7 @@ pub(super) fn forget(directory: &OwnedFd) -> Result<(), Errno> {
     fsync(directory)
 }
 
-/// The names of the files that are part of the state: sealed ones, and databases. What else is there is an operator's, who may not even let
+/// The names of the files that are part of the state: sealed ones, and the database. What else is there is an operator's, who may not even let
 /// it be read.
 fn files(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
@@ -70,7 +72,7 @@ fn files(directory: &OwnedFd) -> Result<Vec<String>, Errno> {
         let Ok(name) = entry.file_name().to_str() else { continue };
         let is_left_out = name.starts_with('.') || name.contains(".damaged-");
         let is_file = || Ok(FileType::from_raw_mode(statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::RegularFile);
-        if !is_left_out && is_file()? && (name.ends_with(".redb") || file::written(directory, name).is_some()) {
+        if !is_left_out && is_file()? && (name == DATABASE || file::written(directory, name).is_some()) {
             names.push(name.to_owned());
         }
     }

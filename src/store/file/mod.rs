@@ -17,7 +17,8 @@
 //! - The database is damaged, or gone while the head is there; or no key of the runner's opens the data key: what is there is set
 //!   aside, and the store begins empty.
 //!
-//! Whatever is of a format that is not known keeps all of it from being opened: nothing is written, removed or set aside.
+//! A sealed file of a format that is not known keeps all of it from being opened: nothing is written, removed or set aside. A manifest
+//! that alone is newer shows once the database is open: no row is written then. So a later format writes the sealed files first.
 //!
 //! What this cannot notice: database and head put back together to an earlier moment, with or without the key. Only something outside
 //! the directory could tell.
@@ -38,7 +39,7 @@ use self::database::{Change, Database, Rows};
 use self::seal::{DataKey, Purpose, RowId};
 use super::memory::check_limits;
 use super::{GrantKey, GrantRecord, GrantState, GrantStore, GrantSummary, StoreError, record};
-use crate::state::{FORMAT, SealedFile, StateDir, StateKeys, Written};
+use crate::state::{FORMAT, LoadError, SealedFile, StateDir, StateKeys, Written};
 
 /// Keeps grants in files of the state directory, whose lock makes it the only store there.
 pub struct FileStore {
@@ -138,9 +139,7 @@ impl GrantStore for FileStore {
 
     fn reseal(&self, keys: StateKeys) -> Result<(), StoreError> {
         let inner = self.inner();
-        inner.files.save_key(&keys, &inner.key)?;
-        inner.files.directory.forget_copy();
-        Ok(())
+        inner.files.seal_key_anew(&keys, &inner.key)
     }
 
     fn problems(&self) -> Vec<String> {
@@ -150,6 +149,17 @@ impl GrantStore for FileStore {
 }
 
 impl Files {
+    /// Seals the data key for these runner keys. A copy of an older format goes with the first key that is taken away.
+    fn seal_key_anew(&self, keys: &StateKeys, key: &DataKey) -> Result<(), StoreError> {
+        let is_for_another = |file: &SealedFile| matches!(file.load(keys), Err(LoadError::UnknownKey { .. }));
+        let has_lost_a_key = [&self.key, &self.spare_key].into_iter().any(is_for_another);
+        self.save_key(keys, key)?;
+        if has_lost_a_key {
+            self.directory.forget_copy();
+        }
+        Ok(())
+    }
+
     /// What was read from the database.
     fn contents(&self, key: &DataKey, rows: Rows) -> Result<Contents, StoreError> {
         Contents::read(key, rows).map_err(|refusal| match refusal {

@@ -136,7 +136,7 @@ fn sealed_for_all(files: &Files, keys: &StateKeys, key: DataKey, problems: &mut 
         None => matches!(is_there(files, SPARE_KEY), Ok(false)),
     };
     if !(is_spared && opens(&files.key, &keys.newest_alone()))
-        && let Err(error) = files.save_key(keys, &key).map(|()| files.directory.forget_copy())
+        && let Err(error) = files.seal_key_anew(keys, &key)
     {
         problems.push(format!("the grants are not sealed for each of the runner's keys, so keep those that there are: {error}"));
     }
