@@ -223,11 +223,11 @@ impl Broker {
 
     /// Puts keys that were loaded in the place of those in use; says whether they are others.
     fn take_over(&self, ring: KeyRing) -> bool {
-        let failed = self.rotation.lock().failure.take().is_some();
+        let end_of_failure = || self.rotation.lock().failure.take().is_some();
         let (old, new) = (self.secrets.ring().descriptions(), ring.descriptions());
         if old == new {
             // The same keys would open the same.
-            if failed {
+            if end_of_failure() {
                 info!("the key files can be loaded again; the keys are the same");
             } else {
                 debug!("the keys are the same");
@@ -238,6 +238,8 @@ impl Broker {
             kept.seal_with(&ring);
         }
         self.secrets.replace(ring);
+        // Now, and not before the keys are those that came to be loaded.
+        end_of_failure();
         self.forget_undecryptable();
         let only = |these: &[KeyDescription], those: &[KeyDescription]| {
             let only: Vec<&str> = these.iter().filter(|key| !those.contains(key)).map(|key| key.fingerprint.as_str()).collect();
