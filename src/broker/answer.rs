@@ -114,7 +114,7 @@ impl Broker {
                 if let Some(outcome) = self.pat_instead(asked, integration).await {
                     return outcome;
                 }
-                let message = service_failure(asked.no_token(), location, &error);
+                let (message, _) = service_failure(asked.no_token(), location, &error);
                 turned_away(caller, location, Some(integration), message, !integration.pat)
             }
         }
@@ -243,9 +243,10 @@ impl Asked<'_> {
 /// What is not there, for a line that says why.
 pub(super) const NO_TOKEN: &str = "no token";
 
-/// The line for the user where the app's token cannot be had.
-pub(super) fn service_failure(nothing: &str, location: &Location, error: &MintError<Error>) -> String {
-    format!("{nothing} for {location}: {error}; run: scm-agent status")
+/// The line for the user where the app's token cannot be had, and the command in it.
+pub(super) fn service_failure(nothing: &str, location: &Location, error: &MintError<Error>) -> (String, String) {
+    let next = "scm-agent doctor";
+    (format!("{nothing} for {location}: {error}; run: {next}"), next.to_owned())
 }
 
 /// The line for the user where a grant gives no token, and the command in it.

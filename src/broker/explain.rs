@@ -111,7 +111,7 @@ impl Broker {
             return instead;
         }
         let presentation = Presentation::of(asked.request, plan.bearer, &plan.username, plan.any_username);
-        let failure = |error: &MintError<Error>| (service_failure(NO_TOKEN, asked.location, error), "scm-agent status".to_owned());
+        let failure = |error: &MintError<Error>| service_failure(NO_TOKEN, asked.location, error);
         let mut explanation = expect(prospect, integration, failure);
         self.add_storm(&mut explanation, &Subject::Service(TokenKey::of(integration)), asked.caller, integration);
         if !is_sure {

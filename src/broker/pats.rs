@@ -156,7 +156,7 @@ impl Broker {
             PatSource::Operators => {
                 let refused = |problem: &str| PatProspect::Refused {
                     problem: problem.to_owned(),
-                    next: "ask the operator of this machine: scm-agent status",
+                    next: "ask the operator of this machine: scm-agent doctor",
                 };
                 let Some(place) = self.operators_pats.of(integration) else { return PatProspect::Gone };
                 let Some(token) = self.operators_pats.read(&place).await else {

@@ -101,7 +101,7 @@ async fn one_bad_secret_among_250_leaves_the_others_served_and_is_named() {
     assert!(ok && answer.contains("\npassword="), "{answer}");
     let (ok, answer, error) = scene.world.fill(&daemon, "https", "host-137.example.com").await;
     assert!(!ok && !answer.contains("password="), "{answer}");
-    assert!(error.contains(bad) && error.contains("scm-agent status"), "{error}");
+    assert!(error.contains(bad) && error.contains("scm-agent doctor"), "{error}");
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn connections_above_the_limit_are_told_so_and_helpers_wait_for_a_place() 
     let scene = Scene::new(crate::binaries()).await;
     scene.control_plane.set_integrations(vec![scene.integration(1, "scm.example.com")]);
     let config = scene.config("1s");
-    let text = std::fs::read_to_string(&config).unwrap().replace("[agent]\n", "[agent]\nmax_connections = 2\n");
+    let text = std::fs::read_to_string(&config).unwrap().replace("[agent]\n", "[agent]\nmax_connections = 2\nread_timeout = \"60s\"\n");
     std::fs::write(&config, text).unwrap();
     let daemon = scene.world.start(&config).await;
     daemon.until_synced().await;
