@@ -25,6 +25,7 @@ pub mod oauth_app;
 pub mod sandbox;
 pub mod secret;
 pub mod service;
+mod socket_trust;
 pub mod state;
 pub mod status;
 pub mod store;

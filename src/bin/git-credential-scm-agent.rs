@@ -24,7 +24,7 @@ mod exchange;
 mod git;
 #[path = "git-credential-scm-agent/sys.rs"]
 mod sys;
-#[path = "git-credential-scm-agent/trust.rs"]
+#[path = "../socket_trust.rs"]
 mod trust;
 
 use exchange::{Deadline, ExchangeError};

@@ -12,6 +12,7 @@ use super::unreachable;
 use crate::config::{Config, DEFAULT_FILE, Environment};
 use crate::error::{Error, Kind};
 use crate::git::CredentialRequest;
+use crate::socket_trust::{self, TrustError};
 use crate::sys;
 
 /// The configuration, for commands that need little of it or nothing.
@@ -101,7 +102,16 @@ pub(super) fn ask_within<T: serde::de::DeserializeOwned>(
 fn converse(limit: Duration, socket: &Path, request: &str) -> Result<Vec<u8>, Error> {
     let path = socket.display();
     let deadline = Instant::now() + limit;
-    let mut stream = sys::connect_within(socket, limit.min(TIMEOUT)).map_err(|error| {
+    let trusted = match socket_trust::checked(socket) {
+        Ok(path) => path,
+        // What is wrong there shows in connecting.
+        Err(TrustError::NotASocket(_) | TrustError::Unreachable(_)) => socket.to_owned(),
+        Err(error) => {
+            return Err(Error::new(Kind::User, format!("not asking on {path}, as git would not: {error}"))
+                .hint("name the agent's own socket in agent.socket; its folder belongs to root or to the agent's user"));
+        }
+    };
+    let mut stream = sys::connect_within(&trusted, limit.min(TIMEOUT)).map_err(|error| {
         let hint = unreachable::hint(socket, error.kind());
         Error::new(Kind::Upstream, format!("no scm-agent answers on {path}")).because(error).hint(hint)
     })?;

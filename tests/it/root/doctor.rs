@@ -194,15 +194,21 @@ impl Drop for Unmount {
 #[ignore = "needs root"]
 async fn memory_that_may_be_swapped_is_named() {
     let bench = open_bench();
-    bench.configure(&[SOURCE, KEY, AGENT]);
-    for path in [bench.world.directory().to_owned(), bench.config(), bench.path("runner.pem"), bench.path("integrations.json")] {
-        chown(path, Some(USER), Some(USER)).unwrap();
+    // The agent's folders, in one that is root's: git and root trust the socket in there.
+    bench.configure(&[SOURCE, KEY, &AGENT.replace("agent.sock", "run/agent.sock")]);
+    for folder in ["run", "state"] {
+        std::fs::create_dir(bench.path(folder)).unwrap();
     }
+    bench.mode("state", 0o700);
+    for name in ["run", "state", "runner.pem", "integrations.json"] {
+        chown(bench.path(name), Some(USER), Some(USER)).unwrap();
+    }
+    bench.mode("config.toml", 0o644);
     let script = "ulimit -l 64 && exec setpriv --reuid=54321 --regid=54321 --clear-groups -- \"$0\" \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(bench.path("programs/scm-agent")).args(["run", "--config"]).arg(bench.config());
     command.current_dir(bench.world.directory());
-    let daemon = Daemon::start_as(command, &bench.path("agent.sock")).await;
+    let daemon = Daemon::start_as(command, &bench.path("run/agent.sock")).await;
     let report = bench.doctor().await;
     report.expect(&warn("memory", &["may be swapped", "64 KiB"], &["LimitMEMLOCK=infinity"]));
     // What is the daemon's own is as it should be, whoever asks.
