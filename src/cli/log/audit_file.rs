@@ -86,11 +86,6 @@ impl AuditFile {
         }
     }
 
-    /// Whether both are at the same place.
-    pub(super) fn is_at_same_place(&self, other: &Self) -> bool {
-        self.path == other.path
-    }
-
     /// Goes on for one that was open before: what that one lacks is still to be said.
     pub(super) fn succeeding(self, before: Self) -> Self {
         Self { problem: self.problem.or(before.problem), lost: before.lost, ..self }

@@ -93,8 +93,7 @@ impl Logs {
         self.sinks.is_json.store(config.format == LogFormat::Json, Ordering::Relaxed);
         let news = {
             let mut current = self.sinks.audit();
-            let is_same = |old: &AuditFile| audit.as_ref().is_some_and(|new| new.is_at_same_place(old));
-            let before = current.take().filter(is_same);
+            let before = current.take();
             let is_known = before.as_ref().is_some_and(|before| before.problem().is_some());
             *current = match (before, audit) {
                 // What it lacks is still to be said.
@@ -145,11 +144,9 @@ impl Sinks {
     }
 
     fn write(&self, line: &Line) {
+        // The audit log first: what the log shows is in it already.
+        let news = if line.target == AUDIT { self.audit().as_mut().and_then(|audit| audit.write(&line.json())) } else { None };
         self.output.write(entry(line, self.is_json.load(Ordering::Relaxed), self.is_journal));
-        if line.target != AUDIT {
-            return;
-        }
-        let news = self.audit().as_mut().and_then(|audit| audit.write(&line.json()));
         match news {
             None => {}
             Some(News::Back(lost)) => {
