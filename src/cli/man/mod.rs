@@ -6,6 +6,7 @@
 mod configuration;
 mod examples;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{env, fs, io};
@@ -57,10 +58,30 @@ pub fn run(args: &Args, io: &mut Io<'_>) -> Result<(), Error> {
         let path = folder.join(format!("{}.{}", page.name, page.section));
         let failed = |path: &Path, error: io::Error| Error::new(Kind::User, format!("cannot write {}", path.display())).because(error);
         fs::create_dir_all(&folder).map_err(|error| failed(&folder, error))?;
-        fs::write(&path, &page.text).map_err(|error| failed(&path, error))?;
+        replace(&path, &page.text).map_err(|error| failed(&path, error))?;
     }
     writeln!(io.stdout, "{} pages are in {}", pages.len(), args.dir.display())?;
     Ok(())
+}
+
+/// Puts a new file in a place, whatever is there now: a link is not followed, and nothing there is opened.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile_in(folder)?;
+    let written = file.1.write_all(text.as_bytes()).and_then(|()| fs::rename(&file.0, path));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&file.0);
+    })
+}
+
+/// A file with a name that nothing there had.
+fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let path = folder.join(format!(".scm-agent-{}.partial", std::process::id()));
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::File::create_new(&path).map(|file| (path, file))
 }
 
 /// The day in the last line of each page: of `SOURCE_DATE_EPOCH` (reproducible-builds.org), so that the same source makes the same
