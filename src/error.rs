@@ -157,11 +157,7 @@ impl From<crate::agent::socket::Error> for Error {
 
 impl From<crate::api::Error> for Error {
     fn from(error: crate::api::Error) -> Self {
-        let hint = match &error {
-            crate::api::Error::Token { path, source } => token_file_hint(path, source),
-            _ => "run: scm-agent config check".to_owned(),
-        };
-        Self::new(Kind::Config, "cannot set up the control plane's client").because(error).hint(hint)
+        Self::new(Kind::Config, "cannot set up the control plane's client").because(error).hint("run: scm-agent config check")
     }
 }
 
@@ -308,19 +304,6 @@ fn key_file_hint(path: &Path, problem: Problem) -> String {
         Problem::SeveralLines => "a passphrase is one line".to_owned(),
         Problem::DevelopmentKey => {
             "make a key of your own with scm-agent keygen, or add --allow-development-key on a machine without secrets".to_owned()
-        }
-    }
-}
-
-/// What to do about a file with a token.
-fn token_file_hint(path: &Path, problem: &crate::api::FileError) -> String {
-    use crate::api::FileError;
-    let path = path.display();
-    match problem {
-        FileError::Permissions { .. } => format!("close it, and think about replacing the token: chmod 600 {path}"),
-        FileError::NotRegular => "name the file with the token in control_plane.token_file".to_owned(),
-        FileError::Empty | FileError::NotAToken | FileError::TooLarge { .. } | FileError::Unreadable(_) => {
-            format!("write the token to it, alone and on one line: install -m 600 /dev/stdin {path}")
         }
     }
 }
