@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::client::DEFAULT_SOCKET;
+use crate::login;
+use crate::status::Integration;
 
 /// Where the unit of a package or of an operator's own is.
 const UNIT_FOLDERS: [&str; 4] = ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -45,9 +47,17 @@ pub(super) fn start(socket: &Path) -> String {
 pub(super) fn restart(pid: Option<u32>) -> String {
     match pid {
         _ if has_unit() => as_root("systemctl restart scm-agent"),
-        Some(pid) => format!("end it (kill {pid}), then: scm-agent run"),
-        None => "end it, then: scm-agent run".to_owned(),
+        // What answers at the socket may say any number; these are the machine's own process, and the caller's.
+        Some(pid) if pid > 1 => format!("end it (kill {pid}), then: scm-agent run"),
+        _ => "end it, then: scm-agent run".to_owned(),
     }
+}
+
+/// How a user signs in to an integration's host, with an account or with the only one.
+pub(super) fn login(integration: &Integration, account: &str) -> String {
+    let host = integration.host.trim_end_matches('/');
+    let url = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
+    login::command(&format!("{url}{}", integration.virtual_directory), account)
 }
 
 #[cfg(test)]

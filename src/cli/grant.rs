@@ -1,10 +1,9 @@
 //! `scm-agent grant`: gives one systemd unit one host for as long as it runs, shows what units were given, or takes it back.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::status::span;
+use super::status::{columns, span};
 use super::{Io, client};
 use crate::error::{Error, Kind};
 use crate::status::{UnitGrant, UnitGrantAnswer, UnitGrantList, UnitGrantRevoked};
@@ -102,13 +101,8 @@ fn table(grants: &[UnitGrant], now: SystemTime) -> String {
         let left = span(expires_at.saturating_sub(now));
         [id.clone(), unit.clone(), host.clone(), allow.join(","), left, format!("uid {granted_by}")]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 6] = std::array::from_fn(width);
     let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
+    columns(&rows, &mut text);
     text
 }
 

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, none of which prints but through [`Io`].
 
+mod bounded;
 mod key;
 mod keygen;
 mod seal;

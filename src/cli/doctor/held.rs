@@ -2,8 +2,8 @@
 
 use super::{Check, NOTHING_TO_SET};
 use crate::cli::advice::{self, as_root};
-use crate::login;
-use crate::status::{Sandbox, Secret, Status, Token, TokenState};
+use crate::cli::git::chain::listed;
+use crate::status::{Integration, Sandbox, Secret, Status, Token, TokenState};
 
 /// Whether the daemon and this program are of one version.
 pub(super) fn daemon(status: &Status) -> Check {
@@ -60,6 +60,11 @@ pub(super) fn other_faults(status: &Status) -> Vec<Check> {
                 advice::restart(Some(status.pid))
             );
             Check::fail("audit-log", reason.clone(), next)
+        } else if reason.starts_with("cannot serve metrics") {
+            Check::fail("config", reason.clone(), "see metrics.listen; the daemon tries on by itself")
+        } else if reason.starts_with("the access rules ") {
+            let next = "such rules need Linux 6.5 and cgroups of version 2; name users, groups or hosts in them instead";
+            Check::fail("access", reason.clone(), next)
         } else if reason.contains("public key") || reason.contains("registered for this runner") {
             let next = "scm-agent key show FILE prints what to register; or put the registered key's file in key.files";
             Check::fail("registered-key", reason.clone(), next)
@@ -108,6 +113,7 @@ pub(super) fn other_faults(status: &Status) -> Vec<Check> {
 /// Each integration that gives no token, or not to everyone.
 pub(super) fn integrations(status: &Status) -> Vec<Check> {
     let mut checks = Vec::new();
+    let mut unsigned = Vec::new();
     for integration in &status.integrations {
         let name = format!("{} ({})", integration.host, integration.id);
         if integration.secret == Secret::Undecryptable {
@@ -116,6 +122,10 @@ pub(super) fn integrations(status: &Status) -> Vec<Check> {
                 format!("no runner key opens the client secret of {name}"),
                 "put the file of the key that it was sealed for into key.files, or enter the secret anew with the control plane",
             ));
+        }
+        if integration.secret == Secret::Missing && integration.oauth && matches!(integration.grant.as_str(), "service" | "user") {
+            let next = "enter it with the control plane, then run: scm-agent sync";
+            checks.push(Check::fail("integrations", format!("the app of {name} has no client secret"), next));
         }
         if let Some(held) = &integration.quarantine {
             let fields: Vec<&str> = held.fields.iter().map(|field| field.field.as_str()).collect();
@@ -139,18 +149,29 @@ pub(super) fn integrations(status: &Status) -> Vec<Check> {
         let own = |token: &&Token| token.grant != PAT && matches!(integration.secret, Secret::Ok | Secret::Quarantined);
         for token in integration.tokens.iter().filter(own) {
             if token.subject != SERVICE {
-                checks.extend(sign_in(&name, &integration.host, token));
+                checks.extend(sign_in(&name, integration, token));
             } else if let Some(error) = &token.last_error {
                 checks.push(Check::fail("integrations", format!("{name}: {error}"), about_token(error)));
             }
         }
         if integration.grant == "user" && !integration.pat && integration.tokens.is_empty() {
-            let next = format!("scm-agent login https://{}", integration.host);
-            checks.push(Check::warn("sign-ins", format!("{name}: nobody is signed in"), next));
+            unsigned.push((name, integration));
+            continue;
         }
         if integration.grant == "none" {
             let reason = integration.note.as_deref().unwrap_or("nothing is set up for it");
             checks.push(Check::warn("integrations", format!("{name} gives no token: {reason}"), "set it up with the control plane"));
+        }
+    }
+    match unsigned.as_slice() {
+        [] => {}
+        [(name, integration)] => {
+            checks.push(Check::warn("sign-ins", format!("{name}: nobody is signed in"), advice::login(integration, "")));
+        }
+        several => {
+            let hosts = several.iter().map(|(_, integration)| integration.host.clone()).collect();
+            let detail = format!("nobody is signed in to {}", listed(&hosts));
+            checks.push(Check::warn("sign-ins", detail, "who needs one of them runs: scm-agent login https://HOST"));
         }
     }
     if checks.is_empty() && !status.integrations.is_empty() {
@@ -190,14 +211,13 @@ const OPERATOR: &str = "operator";
 const SERVICE: &str = "service";
 
 /// A user's grant that is in trouble.
-fn sign_in(name: &str, host: &str, token: &Token) -> Option<Check> {
+fn sign_in(name: &str, integration: &Integration, token: &Token) -> Option<Check> {
     let reason = token.last_error.as_deref().unwrap_or("it is over");
     let detail = format!("{name}, {}: {reason}", token.subject);
     match token.state {
         TokenState::NeedsLogin => {
             let account = token.subject.split_once(" as ").map_or("", |(_, account)| account);
-            let again = login::command(&format!("https://{host}"), account);
-            Some(Check::warn("sign-ins", detail, format!("that user runs: {again}")))
+            Some(Check::warn("sign-ins", detail, format!("that user runs: {}", advice::login(integration, account))))
         }
         TokenState::Failing => Some(Check::warn("sign-ins", detail, "it is tried again by itself; see the issuer and the network")),
         TokenState::Refreshing | TokenState::Valid => None,
@@ -254,6 +274,8 @@ mod tests {
             "store.kind changed in the configuration and counts from the next start on; run: systemctl restart scm-agent".to_owned(),
             "the file of the socket /x is gone, so that nobody can connect".to_owned(),
             "the audit log /x/public key files cannot be written: no".to_owned(),
+            "cannot serve metrics at the socket /x: of the socket".to_owned(),
+            "the access rules 1 are about units or cgroups, and give nobody anything here: this kernel".to_owned(),
         ];
         let found: Vec<_> = other_faults(&status).into_iter().map(|check| (check.name, check.state)).collect();
         let expected = [
@@ -262,7 +284,34 @@ mod tests {
             ("config", State::Warn),
             ("socket", State::Fail),
             ("audit-log", State::Fail),
+            ("config", State::Fail),
+            ("access", State::Fail),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_app_without_a_secret_is_no_usable_one() {
+        let of = |secret| {
+            let integration = Integration { secret, ..samples::integration("a.example", "service") };
+            integrations(&Status { integrations: vec![integration], ..samples::status() }).remove(0)
+        };
+        assert_eq!(of(Secret::Ok).state, State::Ok);
+        let missing = of(Secret::Missing);
+        assert!(missing.state == State::Fail && missing.detail.contains("has no client secret"), "{missing:?}");
+    }
+
+    #[test]
+    fn hosts_that_nobody_signed_in_to_are_one_line() {
+        let of = |hosts: &[&str]| {
+            let integrations =
+                hosts.iter().map(|host| samples::integration(host, "user")).map(|one| Integration { tokens: Vec::new(), ..one });
+            super::integrations(&Status { integrations: integrations.collect(), ..samples::status() })
+        };
+        let one = of(&["a.example"]).remove(0);
+        assert_eq!(one.next.unwrap(), "scm-agent login https://a.example");
+        let several = of(&["a.example", "b.example", "c.example"]);
+        assert_eq!(several.len(), 1, "{several:?}");
+        assert_eq!(several[0].detail, "nobody is signed in to a.example, b.example, c.example");
     }
 }

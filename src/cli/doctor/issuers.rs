@@ -25,10 +25,11 @@ pub(super) fn examine(config: &Config, status: &Status) -> Vec<Check> {
     let plan_of = |integration: &Integration| {
         plan(&integration.scm_id, &integration.host, integration.issuer.as_deref(), integration.pat, integration.oauth, &overrides)
     };
-    let mut wanted: BTreeMap<String, ServicePlan> = BTreeMap::new();
+    // One host may have several issuers, each with its own metadata.
+    let mut wanted: BTreeMap<(String, Option<String>), ServicePlan> = BTreeMap::new();
     for integration in &status.integrations {
         if let Plan::Service(plan) = plan_of(integration) {
-            wanted.entry(plan.issuer_host()).or_insert(plan);
+            wanted.entry((plan.issuer_host(), integration.issuer.clone())).or_insert(plan);
         }
     }
     if wanted.is_empty() {
@@ -40,7 +41,7 @@ pub(super) fn examine(config: &Config, status: &Status) -> Vec<Check> {
     };
     let tokens = TokenClient::new(http, Arc::new(SystemClock));
     let left_out = wanted.len().saturating_sub(MAX_ISSUERS);
-    let asked = wanted.into_iter().take(MAX_ISSUERS).map(|(host, plan)| {
+    let asked = wanted.into_iter().take(MAX_ISSUERS).map(|((host, _), plan)| {
         let tokens = &tokens;
         async move {
             let answer = tokio::time::timeout(LIMIT, tokens.endpoint(&plan)).await;

@@ -132,8 +132,8 @@ pub(super) fn held_keys(files: &[KeyDescription], status: &Status) -> Option<Che
     ))
 }
 
-/// Reads the control plane's token as the daemon does. It is wiped right after.
-pub(super) fn token(config: &Config) -> Option<Check> {
+/// Reads the control plane's token as the daemon does. It is wiped right after. What is to be done leaves the file to the agent's user.
+pub(super) fn token(config: &Config, agent: Agent) -> Option<Check> {
     let (Source::Url(_), TokenOrigin::File(path)) = (&config.control_plane.source, &config.control_plane.token) else { return None };
     Some(match TokenSource::file(path.clone()).load() {
         Ok(_) => Check::ok("token", "the control plane's token can be read"),
@@ -142,22 +142,24 @@ pub(super) fn token(config: &Config) -> Option<Check> {
         }
         Err(api::Error::Token { source, .. }) => {
             let shown = shell_word(&printable(&path.display().to_string()));
+            let owner = agent.user.filter(|uid| *uid != 0).map(|uid| shell_word(&agent_user::named(uid)));
+            let of_owner = owner.as_ref().map_or_else(String::new, |owner| format!("-o {owner} "));
+            let install = as_root(&format!("install -m 600 {of_owner}/dev/stdin {shown}"));
             let next = match &source {
                 FileError::Permissions { .. } => {
-                    format!("{}; and think about replacing the token if others could read it", as_root(&format!("chmod 600 {shown}")))
+                    let close = as_root(&format!("chmod g-wx,o= {shown}"));
+                    let close = match &owner {
+                        Some(owner) => format!("{} && {close}", as_root(&format!("chown {owner} {shown}"))),
+                        None => close,
+                    };
+                    format!("{close}; and think about replacing the token if others could read it")
                 }
                 FileError::Empty | FileError::NotAToken | FileError::TooLarge { .. } => {
-                    format!(
-                        "write the runner's token to it, alone and on one line: {}",
-                        as_root(&format!("install -m 600 /dev/stdin {shown}"))
-                    )
+                    format!("write the runner's token to it, alone and on one line: {install}")
                 }
                 FileError::NotRegular => "name the file with the token in control_plane.token_file".to_owned(),
                 FileError::Unreadable(_) => {
-                    format!(
-                        "put the runner's token there ({}), or correct control_plane.token_file",
-                        as_root(&format!("install -m 600 /dev/stdin {shown}"))
-                    )
+                    format!("put the runner's token there ({install}), or correct control_plane.token_file")
                 }
             };
             let cause = std::error::Error::source(&source).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -3,7 +3,6 @@
 //! It changes nothing, and without a URL sends no secret: it loads the keys, asks the daemon for its status and issuers for their
 //! metadata. With a URL it asks that host, with the caller's own token, as git would.
 
-mod bounded;
 mod clock;
 mod git;
 mod held;
@@ -21,7 +20,7 @@ use serde::Serialize;
 
 use super::explain::{self, Transport, View};
 use super::run::{http_setup, sources};
-use super::status::cut_words;
+use super::status::{cut_words, screen, wrap};
 use super::style::ColorWhen;
 use super::{Io, agent_user, client};
 use crate::config::{Config, Environment, Source};
@@ -149,7 +148,8 @@ pub fn run(args: &Args, explicit: Option<&Path>, environment: &Environment, io: 
         let document = serde_json::json!({ "healthy": failed == 0, "checks": checks });
         format!("{document:#}\n")
     } else {
-        args.color.paint(io.stdout_is_terminal).findings(&report(&checks))
+        let width = if io.stdout_is_terminal { screen().map(|(width, _)| width) } else { None };
+        args.color.paint(io.stdout_is_terminal).findings(&report(&checks, width))
     };
     io.stdout.write_all(text.as_bytes())?;
     match failed {
@@ -203,7 +203,7 @@ fn examine(explicit: Option<&Path>, environment: &Environment, waiting: &mut Wai
             let (check, keys) = local::keys(config, units.as_ref(), agent);
             checks.push(check);
             keys_in_files = keys;
-            checks.extend(local::token(config));
+            checks.extend(local::token(config, agent));
             checks.extend(local::accounts(config));
             checks.extend(proxies(config));
         }
@@ -267,7 +267,7 @@ fn examine_url(view: &View, push: bool, explicit: Option<&Path>, environment: &E
         checks.push(Check::fail("git", obstacle.clone(), next.clone()));
     }
     if explanation.integration.is_some() && view.git.asks_agent == Some(false) && matches!(view.transport, Transport::Http(_)) {
-        checks.push(Check::warn("git", "for this user, git does not ask scm-agent about that URL", "scm-agent git setup"));
+        checks.push(Check::warn("git", "for this user, git does not ask scm-agent about that URL", git::setup()));
     }
     let why = answer.message.clone().unwrap_or_else(|| answer.reason.clone());
     let next = answer.next.clone().unwrap_or_else(|| format!("scm-agent explain {}", explain::quoted(&view.url)));
@@ -336,8 +336,9 @@ fn on_the_network<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T
     done
 }
 
-/// The findings for a person, each with what to do next below it.
-fn report(checks: &[Check]) -> String {
+/// The findings for a person, each with what to do next below it. A command stays one line, so that it can be copied.
+fn report(checks: &[Check], width: Option<usize>) -> String {
+    const INDENT: usize = 22;
     let mut text = String::new();
     for check in checks {
         let state = match check.state {
@@ -346,9 +347,10 @@ fn report(checks: &[Check]) -> String {
             State::Skip => "skip",
             State::Warn => "warn",
         };
-        let _ = writeln!(text, "{state:<5} {:<15} {}", check.name, cut_words(&check.detail).replace('\n', "\n                      "));
+        let detail: Vec<String> = cut_words(&check.detail).lines().flat_map(|line| wrap(line, INDENT, width)).collect();
+        let _ = writeln!(text, "{state:<5} {:<15} {}", check.name, detail.join(&format!("\n{:INDENT$}", "")));
         if let Some(next) = check.next.as_deref().filter(|next| !next.is_empty()) {
-            let _ = writeln!(text, "                      -> {next}");
+            let _ = writeln!(text, "{:INDENT$}-> {next}", "");
         }
     }
     text
@@ -363,7 +365,16 @@ mod tests {
         let checks = [Check::warn("integrations", format!("{} gives no token", "a".repeat(200)), "b".repeat(200))];
         let expected =
             format!("warn  integrations    {}\u{2026} gives no token\n                      -> {}\n", "a".repeat(79), "b".repeat(200));
-        assert_eq!(report(&checks), expected);
+        assert_eq!(report(&checks, None), expected);
         assert!(serde_json::to_string(&checks).unwrap().contains(&"a".repeat(200)));
+    }
+
+    #[test]
+    fn details_are_wrapped_and_commands_are_not() {
+        let command = "scm-agent config check --config /etc/scm-agent/config.toml";
+        let checks = [Check::warn("config", "one two three\nfour", command)];
+        let indent = " ".repeat(22);
+        let expected = format!("warn  config          one two\n{indent}three\n{indent}four\n{indent}-> {command}\n");
+        assert_eq!(report(&checks, Some(30)), expected);
     }
 }

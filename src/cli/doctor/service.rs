@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Check;
-use super::bounded::{self, Outcome};
 use crate::cli::advice::{SERVICE, SOCKET, as_root};
 use crate::cli::agent_user;
+use crate::cli::bounded;
+use crate::cli::git::chain::shell_word;
 use crate::git::frame::printable;
 
 /// The name of the checks.
@@ -45,6 +46,12 @@ struct Unit {
     result: String,
 }
 
+impl Unit {
+    fn is_there(&self) -> bool {
+        !self.load.is_empty() && self.load != "not-found"
+    }
+}
+
 /// A file that the service is handed as a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Credential {
@@ -58,10 +65,8 @@ impl Units {
         let mut show = Command::new("systemctl");
         show.args(["show", "--no-pager", SERVICE, SOCKET, "--property"]);
         show.arg("Id,LoadState,ActiveState,UnitFileState,Result,ExecMainStatus,NRestarts,NeedDaemonReload,Listen,User");
-        let Outcome::Ended(true, text) = bounded::run(show, bounded::LIMIT) else { return None };
-        let mut units = Self::read(&text);
-        let is_there = |unit: &Unit| !unit.load.is_empty() && unit.load != "not-found";
-        if !is_there(&units.service) && !is_there(&units.socket) {
+        let mut units = Self::read(&bounded::text(&mut show)?);
+        if !units.service.is_there() && !units.socket.is_there() {
             return None;
         }
         // Another configuration may be meant, whose daemon somebody starts by hand.
@@ -70,7 +75,7 @@ impl Units {
         }
         let mut cat = Command::new("systemctl");
         cat.args(["cat", "--no-pager", SERVICE]);
-        if let Outcome::Ended(true, text) = bounded::run(cat, bounded::LIMIT) {
+        if let Some(text) = bounded::text(&mut cat) {
             units.credentials = credentials(&text);
         }
         Some(units)
@@ -142,11 +147,12 @@ impl Units {
         let missing = self.missing(look);
         checks.extend(missing.iter().map(|(credential, problem)| {
             let path = printable(&credential.path.display().to_string());
+            let typed = shell_word(&path);
             let next = match credential.name.as_str() {
                 KEY => {
-                    format!("{} (or put the runner's key there)", as_root(&format!("scm-agent keygen --algorithm rsa-3072 --out {path}")))
+                    format!("{} (or put the runner's key there)", as_root(&format!("scm-agent keygen --algorithm rsa-3072 --out {typed}")))
                 }
-                _ => format!("{}, with the token in it; then: {}", as_root(&format!("install -m 600 /dev/stdin {path}")), again()),
+                _ => format!("{}, with the token in it; then: {}", as_root(&format!("install -m 600 /dev/stdin {typed}")), self.again()),
             };
             Check::fail(NAME, format!("{path}, the credential {} of {SERVICE}, {problem}", printable(&credential.name)), next)
         }));
@@ -155,7 +161,7 @@ impl Units {
         }
         if checks.is_empty() {
             let starts = if self.service.enabled == "enabled" { ", and starts with the machine" } else { "" };
-            checks.push(Check::ok(NAME, format!("{SERVICE} is {}{starts}", self.service.active)));
+            checks.push(Check::ok(NAME, format!("{SERVICE} is {}{starts}", printable(&self.service.active))));
         }
         checks
     }
@@ -175,20 +181,25 @@ impl Units {
     fn activity(&self) -> Vec<Check> {
         let mut checks = Vec::new();
         let Self { service, socket, .. } = self;
-        let both = format!("{SOCKET} {SERVICE}");
+        let names = self.names();
         match (service.active.as_str(), socket.active.as_str()) {
             ("failed", _) => checks.push(self.failed()),
             (_, "failed") => {
                 let detail = format!("{SOCKET} has failed ({}), so nobody can ask", printable(&socket.result));
-                checks.push(Check::fail(NAME, detail, again()));
+                checks.push(Check::fail(NAME, detail, self.again()));
             }
             ("inactive", "inactive") => {
-                let next = as_root(&format!("systemctl enable --now {both}"));
-                checks.push(Check::fail(NAME, format!("neither {SERVICE} nor {SOCKET} is running"), next));
+                let next = as_root(&format!("systemctl enable --now {names}"));
+                let detail = if socket.is_there() {
+                    format!("neither {SERVICE} nor {SOCKET} is running")
+                } else {
+                    format!("{SERVICE} is not running")
+                };
+                checks.push(Check::fail(NAME, detail, next));
                 return checks;
             }
-            ("active", "inactive") => {
-                checks.push(Check::fail(NAME, format!("{SOCKET} is not running, so nobody can ask"), again()));
+            ("active", "inactive") if socket.is_there() => {
+                checks.push(Check::fail(NAME, format!("{SOCKET} is not running, so nobody can ask"), self.again()));
             }
             ("activating", _) if service.restarts > 0 => checks.push(self.failed()),
             _ => {}
@@ -198,10 +209,20 @@ impl Units {
             checks.push(Check::warn(NAME, detail, format!("{} says why", journal())));
         }
         if service.enabled == "disabled" || socket.enabled == "disabled" {
-            let next = as_root(&format!("systemctl enable {both}"));
+            let next = as_root(&format!("systemctl enable {names}"));
             checks.push(Check::warn(NAME, "it does not start with the machine", next));
         }
         checks
+    }
+
+    /// The units that there are: a daemon can do without the socket's.
+    fn names(&self) -> String {
+        if self.socket.is_there() { format!("{SOCKET} {SERVICE}") } else { SERVICE.to_owned() }
+    }
+
+    /// A start after many that failed: systemd counts them.
+    fn again(&self) -> String {
+        format!("{}; {}", as_root("systemctl reset-failed scm-agent"), as_root(&format!("systemctl restart {}", self.names())))
     }
 
     fn failed(&self) -> Check {
@@ -211,14 +232,15 @@ impl Units {
             (_, NO_CREDENTIALS) => {
                 fail("a credential could not be handed over".to_owned(), format!("see LoadCredential= in: systemctl cat {SERVICE}"))
             }
-            (_, NO_USER) => fail("its user does not exist".to_owned(), format!("{}; then: {}", as_root("systemd-sysusers"), again())),
+            (_, NO_USER) => fail("its user does not exist".to_owned(), format!("{}; then: {}", as_root("systemd-sysusers"), self.again())),
             (_, CONFIGURATION) => fail(
                 "its configuration has to change".to_owned(),
-                format!("{}; what it says of the start: {}; then: {}", as_root("scm-agent config check"), journal(), again()),
+                format!("{}; what it says of the start: {}; then: {}", as_root("scm-agent config check"), journal(), self.again()),
             ),
-            (result, status) => {
-                fail(format!("{} (status {})", printable(result), printable(status)), format!("{} says why; then: {}", journal(), again()))
-            }
+            (result, status) => fail(
+                format!("{} (status {})", printable(result), printable(status)),
+                format!("{} says why; then: {}", journal(), self.again()),
+            ),
         }
     }
 }
@@ -229,11 +251,6 @@ pub(super) const KEY: &str = "runner-key";
 pub(super) const PASSPHRASE: &str = "runner-key-passphrase";
 /// The credential with the control plane's token.
 pub(super) const TOKEN: &str = "control-plane-token";
-
-/// A start after many that failed: systemd counts them.
-fn again() -> String {
-    format!("{}; {}", as_root("systemctl reset-failed scm-agent"), as_root(&format!("systemctl restart {SOCKET} {SERVICE}")))
-}
 
 fn journal() -> String {
     as_root("journalctl -u scm-agent -n 20")
@@ -307,6 +324,10 @@ Id=scm-agent.socket\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled
         one(&with("1"), State::Fail, "exit-code (status 1)", "journalctl");
         let (head, tail) = SOUND.split_once("\n\n").unwrap();
         one(&format!("{head}\n\n{}", tail.replace("=active", "=inactive")), State::Fail, "socket is not running", "restart");
+        let alone = "Id=scm-agent.socket\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\nResult=success\nNeedDaemonReload=no\n";
+        assert_eq!(judged(&format!("{head}\n\n{alone}"))[0].state, State::Ok, "the daemon makes its socket itself");
+        let stopped = format!("{}\n\n{alone}", head.replace("=active", "=inactive"));
+        one(&stopped, State::Fail, "scm-agent.service is not running", "enable --now scm-agent.service");
         one(&format!("{head}\n\n{}", tail.replace("=active", "=failed")), State::Fail, "socket has failed", "reset-failed");
     }
 

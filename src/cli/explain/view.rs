@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::cli::bounded;
 use crate::cli::git::matching::Query;
 use crate::cli::git::settings::{self, ByUrl};
 use crate::cli::git::{chain, program};
@@ -197,8 +198,7 @@ fn https_form(host: &str, path: &str) -> Option<String> {
 
 /// What git prints, if it succeeds.
 fn output(arguments: &[&str]) -> Option<String> {
-    let output = settings::git(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    bounded::text(&mut settings::git(arguments))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::matching::Query;
 use super::sections::Section;
 use super::settings::{ByUrl, Entry};
+use super::setup_command;
 use crate::git::frame::printable;
 
 /// What a helper does with a token that it is told of.
@@ -129,8 +130,8 @@ impl Other<'_> {
 /// What to run so that an entry of the section `credential` no longer counts for our hosts.
 pub(crate) fn remedy(entry: &Entry) -> String {
     match entry.scope.as_str() {
-        "system" => "scm-agent git setup".to_owned(),
-        "global" => "scm-agent git setup --global".to_owned(),
+        "system" => setup_command(false),
+        "global" => setup_command(true),
         scope @ ("local" | "worktree") => format!("git config --{scope} --unset-all {}", shell_word(&redacted_key(&entry.key))),
         _ => "take it out of the environment: GIT_CONFIG_COUNT, GIT_CONFIG_PARAMETERS".to_owned(),
     }

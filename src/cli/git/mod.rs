@@ -79,6 +79,19 @@ impl Change {
     }
 }
 
+/// `git setup` as it has to be typed: where it would refuse because our lines were changed by hand, with what lets go of them.
+pub(crate) fn setup_command(global: bool) -> String {
+    let change = Change { system: false, global, file: None, dry_run: false, force: false };
+    let command = if global { "scm-agent git setup --global" } else { "scm-agent git setup" };
+    match target::file(&change.target()).and_then(|file| ConfigFile::read(&file)).map(|file| block::take_apart(file.content())) {
+        Ok(Ok(Some(Parts { edits: Edits::Changed, .. }))) => {
+            format!("{command} --force; to see first what that takes out: {command} --force --dry-run")
+        }
+        Ok(Err(_)) => format!("delete what stands from \"# BEGIN scm-agent\" to \"# END scm-agent\" by hand; then: {command}"),
+        _ => command.to_owned(),
+    }
+}
+
 /// Runs `git setup` or `git unset`.
 ///
 /// # Errors

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use super::settings::git_itself;
+use crate::cli::bounded;
+use crate::git::frame::printable;
 
 /// Its file name, as git looks for it when `credential.helper` is `scm-agent`.
 pub(crate) const HELPER: &str = "git-credential-scm-agent";
 
 /// git's version as it says it, without its name; nothing where there is no git.
 pub(crate) fn version() -> Option<String> {
-    let output = git_itself(&["version"]).output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("git version ").to_owned())
+    let version = bounded::text(&mut git_itself(&["version"]))?;
+    Some(printable(version.trim().trim_start_matches("git version ")))
 }
 
 /// The first two numbers of a version.
@@ -31,7 +33,7 @@ pub(crate) fn find_unusable_helper() -> Option<PathBuf> {
 
 fn folders() -> Vec<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    let exec_path = git_itself(&["--exec-path"]).output().ok().map(|output| output.stdout.trim_ascii_end().to_vec());
+    let exec_path = bounded::output(&mut git_itself(&["--exec-path"])).map(|printed| printed.trim_ascii_end().to_vec());
     let exec_path = exec_path.filter(|path| !path.is_empty()).map(|path| PathBuf::from(std::ffi::OsString::from_vec(path)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     exec_path.into_iter().chain(std::env::split_paths(&path)).collect()

@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::Target;
+use crate::cli::bounded;
 use crate::error::{Error, Kind};
 
 /// The file of a target, not resolved any further.
@@ -48,8 +49,7 @@ fn system() -> Result<PathBuf, Error> {
         return absolute(PathBuf::from(path));
     }
     let from = |command: &mut Command| {
-        let output = command.env_remove("GIT_CONFIG_NOSYSTEM").current_dir("/").stdin(Stdio::null()).stderr(Stdio::null()).output();
-        let output = output.ok().filter(|output| output.status.success())?.stdout;
+        let output = bounded::output(command.env_remove("GIT_CONFIG_NOSYSTEM").current_dir("/"))?;
         let line = output.split(|&byte| byte == b'\n').next().unwrap_or_default();
         (!line.is_empty()).then(|| PathBuf::from(OsString::from_vec(line.to_vec()))).filter(|path| path.is_absolute())
     };

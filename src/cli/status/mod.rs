@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::status::Status;
 
 pub(in crate::cli) use self::page::{columns, cut_words, span};
+pub(in crate::cli) use self::table::wrap;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,7 @@ fn view(args: &Args, is_terminal: bool) -> View {
 }
 
 /// Columns and rows of the terminal, if it says.
-fn screen() -> Option<(usize, usize)> {
+pub(in crate::cli) fn screen() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then(|| (size.ws_col.into(), size.ws_row.into()))
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use super::table::{Cell, Column, clean, table, wrap};
+use crate::cli::advice;
 use crate::cli::style::{Paint, Style};
-use crate::login;
 use crate::status::{Integration, Secret, Status, Token, TokenState};
 
 /// The longest name that a person is shown whole.
@@ -216,8 +216,7 @@ fn login_again(integration: &Integration, token: &Token) -> Option<String> {
         return None;
     }
     let (whose, account) = token.subject.split_once(" as ").unwrap_or((&token.subject, ""));
-    let url = format!("https://{}{}", integration.host, integration.virtual_directory);
-    Some(format!("{} runs: {}", clean(whose), login::command(&url, account)))
+    Some(format!("{} runs: {}", clean(whose), advice::login(integration, account)))
 }
 
 /// What somebody has to do comes first, then what fails.

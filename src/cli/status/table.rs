@@ -84,7 +84,7 @@ pub(super) fn table<const N: usize>(columns: [Column; N], rows: &[[Cell; N]], wi
                 if is_last {
                     break;
                 }
-                line.extend(std::iter::repeat_n(' ', widths[*column] - text.width()));
+                line.extend(std::iter::repeat_n(' ', widths[*column].saturating_sub(text.width())));
                 line.push_str(GAP);
             }
             line
@@ -112,7 +112,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// A paragraph whose further lines are indented by `indent`, and whose first is already that far.
-pub(super) fn wrap(text: &str, indent: usize, width: Option<usize>) -> Vec<String> {
+pub(in crate::cli) fn wrap(text: &str, indent: usize, width: Option<usize>) -> Vec<String> {
     let Some(width) = width else { return vec![clean(text)] };
     let mut lines = vec![String::new()];
     let mut used = indent;
@@ -159,6 +159,8 @@ mod tests {
         // Two of these take four places, and the accent takes none.
         let found = drawn(&[["\u{65e5}\u{672c}", "1", "a"], ["e\u{301}", "22", ""], ["", "", "b"]], None);
         assert_eq!(found, ["HOST  ID  TOKEN", "\u{65e5}\u{672c}  1   a", "e\u{301}     22", "          b"]);
+        // A text can be wider than its characters.
+        assert_eq!(drawn(&[[&"\u{263a}\u{fe0f}".repeat(40), "", "a"]], Some(30)).len(), 2);
     }
 
     #[test]

@@ -129,7 +129,7 @@ async fn a_token_file_that_cannot_be_used_is_named_and_mended_by_the_command_tha
     bench.doctor().await.expect_ok("token");
 
     bench.mode("token", 0o644);
-    let next = bench.doctor().await.expect(&fail("token", &["0644", "others read"], &["chmod 600", "replacing the token"]));
+    let next = bench.doctor().await.expect(&fail("token", &["0644", "others read"], &["chmod g-wx,o= ", "replacing the token"]));
     bench.run(&Bench::command_in(&next, "chmod", ";"), "").await;
     bench.doctor().await.expect_ok("token");
 

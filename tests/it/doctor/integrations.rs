@@ -106,11 +106,16 @@ async fn secrets_and_definitions_that_are_in_the_way_are_named() {
     set.bench.world.make_key("other.pem", "x25519");
     let mut sealed_for_another = set.integration();
     sealed_for_another["oauth"]["encryptedClientSecret"] = json!(set.bench.world.seal_for("other.pem", APP.1));
-    let report = set.list(&[sealed_for_another]).await;
+    set.bench.world.write_list(&[sealed_for_another]);
+    set.bench.run("scm-agent sync", "").await;
+    // Whether a secret opens is found out after the list is there.
+    set.daemon.until(|status| status["integrations"][0]["secret"] == "undecryptable").await;
+    let report = set.bench.doctor().await;
     report.expect(&fail("integrations", &["no runner key opens", HOST], &["key.files", "enter the secret anew"]));
     // What is told: the file of the key that it was sealed for.
     set.bench.configure(&[SOURCE, "[key]\nfiles = [\"runner.pem\", \"other.pem\"]\n", AGENT]);
     set.bench.run("scm-agent reload", "").await;
+    set.daemon.until(|status| status["integrations"][0]["secret"] == "ok").await;
     set.bench.doctor().await.expect_ok("integrations");
 
     // Two for one place: each for itself looks well.

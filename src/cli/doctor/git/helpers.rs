@@ -10,6 +10,7 @@ use crate::cli::git::chain::{self, is_ours, listed, redacted_key, remedy, shell_
 use crate::cli::git::matching::Pattern;
 use crate::cli::git::sections;
 use crate::cli::git::settings::{ByUrl, Entry};
+use crate::cli::git::setup_command;
 use crate::config::Config;
 use crate::git::frame::printable;
 use crate::login::{Account, Accounts};
@@ -28,7 +29,7 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
     }
     if !chains.without_path.is_empty() {
         let detail = format!("git does not say which path it wants, so scm-agent cannot choose: {}", listed(&chains.without_path));
-        checks.push(Check::warn("git", format!("{detail} (credential.useHttpPath)"), "scm-agent git setup"));
+        checks.push(Check::warn("git", format!("{detail} (credential.useHttpPath)"), setup_command(false)));
     }
     for other in &chains.others {
         if let Some(problem) = other.problem() {
@@ -55,14 +56,14 @@ pub(super) fn examine(socket: &Path, status: &Status, hosts: &Hosts, entries: &[
     let stale = stale(hosts, entries);
     if !stale.is_empty() {
         let detail = format!("git asks scm-agent about {}, for which it has no integration", listed(&stale));
-        checks.push(Check::warn("git", detail, "scm-agent git setup"));
+        checks.push(Check::warn("git", detail, setup_command(false)));
     }
     checks
 }
 
 /// The command that has git ask us. For root it writes the system's file, before which a user's own goes: where ours is set up
 /// already and is not asked all the same, only the user's own file helps, or the repository's.
-fn setup(entries: &[Entry]) -> String {
+pub(super) fn setup(entries: &[Entry]) -> String {
     let is_helper = |entry: &&Entry| matches!(entry.below("credential"), Some((_, "helper")));
     let resets = |entry: &&Entry| entry.value.as_deref().is_none_or(str::is_empty);
     let of_repository = |entry: &&Entry| matches!(entry.scope.as_str(), "local" | "worktree");
@@ -70,8 +71,7 @@ fn setup(entries: &[Entry]) -> String {
     let reset = entries.iter().filter(is_helper).filter(resets).rfind(of_repository);
     match reset {
         Some(entry) if is_set_up => remedy(entry),
-        _ if is_set_up => "scm-agent git setup --global".to_owned(),
-        _ => "scm-agent git setup".to_owned(),
+        _ => setup_command(is_set_up),
     }
 }
 

@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Check;
-use super::bounded::{self, Outcome};
 use crate::cli::advice::as_root;
+use crate::cli::bounded::{self, Outcome};
 use crate::cli::git::matching::Query;
 use crate::cli::git::program::{self, HELPER, find_helper};
 use crate::cli::git::sections::Section;
-use crate::cli::git::{chain, sections, settings};
+use crate::cli::git::settings::Entry;
+use crate::cli::git::{chain, sections, settings, setup_command};
 use crate::config::Config;
 use crate::git::frame::printable;
 use crate::status::Status;
@@ -70,13 +71,23 @@ impl Hosts {
     }
 }
 
+/// git's configuration for the calling user, where git understands it.
+fn entries() -> Option<Vec<Entry>> {
+    settings::read(Path::new(".")).or_else(|| settings::read(Path::new("/")))
+}
+
+/// The command that has git ask us, as the calling user has to type it.
+pub(super) fn setup() -> String {
+    entries().map_or_else(|| setup_command(false), |entries| helpers::setup(&entries))
+}
+
 /// Looks at git as the calling user has it.
 pub(super) fn examine(socket: &Path, status: &Status, config: Option<&Config>) -> Vec<Check> {
     let mut checks = programs();
     if checks.iter().any(|check| check.detail == NO_GIT) {
         return checks;
     }
-    let Some(entries) = settings::read(Path::new(".")).or_else(|| settings::read(Path::new("/"))) else {
+    let Some(entries) = entries() else {
         checks.push(Check::fail(
             "git",
             "git does not understand its own configuration",
@@ -128,8 +139,8 @@ fn helper_program() -> Check {
     let mut command = Command::new(&found);
     command.arg("--version");
     let expected = concat!("git-credential-scm-agent ", env!("CARGO_PKG_VERSION"));
-    match bounded::run(command, bounded::LIMIT) {
-        Outcome::Ended(true, version) if version.trim() == expected => Check::ok("helper", shown),
+    match bounded::run(&mut command, bounded::LIMIT) {
+        Outcome::Ended(true, version) if version.trim_ascii() == expected.as_bytes() => Check::ok("helper", shown),
         Outcome::Ended(true, _) => {
             let next = "install both programs from one build; which there are: type -a git-credential-scm-agent scm-agent";
             Check::warn("helper", format!("{shown} is of another version"), next)

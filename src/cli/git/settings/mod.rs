@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::matching::{Pattern, Query};
+use crate::cli::bounded;
 use crate::git::frame::printable;
 
 /// An entry, and where it comes from.
@@ -45,11 +46,8 @@ impl Entry {
 /// Listing starts none of the programs that a configuration can name, so it may be asked about a folder that is not to be trusted.
 /// `None` where git does not run or does not understand a file.
 pub(crate) fn read(folder: &Path) -> Option<Vec<Entry>> {
-    let output = git(&["config", "--list", "--show-scope", "--show-origin", "-z"]).current_dir(folder).output().ok()?;
-    if !output.status.success() {
-        return None;
-    }
-    Some(entries(&output.stdout))
+    let mut list = git(&["config", "--list", "--show-scope", "--show-origin", "-z"]);
+    bounded::output(list.current_dir(folder)).map(|listed| entries(&listed))
 }
 
 /// Scope, origin and setting, each ended by a NUL, as git lists them.
