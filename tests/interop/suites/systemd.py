@@ -88,7 +88,13 @@ class Machine(Process):
         self.check_alive()
         children = pathlib.Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         # Only once it is systemd, and no longer the process that becomes it.
-        return next((pid for pid in children if pathlib.Path(f"/proc/{pid}/comm").read_text() == "systemd\n"), None)
+        return next((pid for pid in children if self.name_of(pid) == "systemd\n"), None)
+
+    @staticmethod
+    def name_of(pid):
+        # It may end at any moment.
+        with contextlib.suppress(OSError):
+            return pathlib.Path(f"/proc/{pid}/comm").read_text()
 
     def run(self, *argv, given=None, seconds=60):
         """A command in the machine, as root."""
@@ -378,18 +384,22 @@ class Systemd(Suite):
 
     def case_the_watchdog_replaces_a_daemon_that_hangs(self):
         machine = self.machine
-        machine.write("/etc/systemd/system/scm-agent.service.d/watchdog.conf", "[Service]\nWatchdogSec=3\n")
+        machine.write("/etc/systemd/system/scm-agent.service.d/watchdog.conf", "[Service]\nWatchdogSec=10\n")
         machine.must("systemctl", "daemon-reload")
         machine.must("systemctl", "restart", "scm-agent.service")
         before = self.pid()
         # A daemon that lives is left alone.
-        time.sleep(4)
+        time.sleep(11)
         expect(self.pid() == before, "it was replaced while it was well")
         machine.must("sh", "-c", f"kill -STOP {before}")
         # git waits in the queue, or is cut off and asks again.
         self.expect_clone("hung", "while the daemon hung")
         wait_until(lambda: self.pid() not in (0, before), "nobody replaced it")
-        expect("watchdog" in machine.must("journalctl", "-u", "scm-agent.service", "-o", "cat", "--no-pager"), "the journal does not say why")
+        said = ("journalctl", "-u", "scm-agent.service", "-o", "cat", "--no-pager")
+        wait_until(lambda: "watchdog" in machine.must(*said), "the journal does not say why")
+        machine.must("rm", "/etc/systemd/system/scm-agent.service.d/watchdog.conf")
+        machine.must("systemctl", "daemon-reload")
+        machine.must("systemctl", "restart", "scm-agent.service")
 
     def logged(self, *matches):
         """The journal's entries with these fields."""
