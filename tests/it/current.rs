@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::control_plane::connect_error;
-use crate::support::daemon::{Daemon, run};
+use crate::support::daemon::{Daemon, PATIENCE, run};
 use crate::support::http::{Answer, FakeServer};
 use crate::support::issuer::FakeIssuer;
 use crate::support::scene::{CLIENT_ID, CLIENT_SECRET, Scene};
@@ -305,10 +305,13 @@ async fn who_asks_is_told_when_a_retry_after_is_over_and_the_key_is_left_alone_u
     assert_eq!(scene.control_plane.get_runner_calls(), keys);
     // The key is asked for once the list comes again.
     scene.control_plane.recover();
-    while scene.control_plane.get_runner_calls() == keys {
-        sync(&daemon).await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    let asked = async {
+        while scene.control_plane.get_runner_calls() == keys {
+            sync(&daemon).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap();
     assert_eq!(daemon.status().await["sync"]["last_error"], json!(null));
 }
 

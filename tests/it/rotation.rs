@@ -129,7 +129,7 @@ async fn a_second_key_is_added_and_old_and_new_secrets_open_without_another_list
     assert_eq!(token(&daemon, "old.example.com").await.unwrap(), before, "tokens are kept");
     erase(&daemon, "old.example.com", &before).await;
     assert_ne!(token(&daemon, "old.example.com").await.unwrap(), before);
-    let log = daemon.final_log().await;
+    let log = daemon.ended_log().await;
     assert_eq!(count(&log, "the keys changed"), 1, "{log}");
 }
 
@@ -190,7 +190,7 @@ async fn a_bad_new_file_keeps_the_old_keys_in_use_and_says_so_until_it_is_mended
     scene.copy("new.pem", "second.pem");
     let status = daemon.until(|status| status["degraded"] == json!([])).await;
     assert_eq!(fingerprints(&status), [&loaded, &scene.fingerprint("new.pem")]);
-    let log = daemon.final_log().await;
+    let log = daemon.ended_log().await;
     // The directory goes before the new file comes, which may be seen or not.
     assert!((4..=5).contains(&count(&log, "cannot be loaded")), "{log}");
     assert_eq!(count(&log, "the keys changed"), 1, "{log}");
@@ -246,7 +246,7 @@ async fn no_request_fails_while_keys_and_secrets_change_again_and_again() {
     }
     rotated.store(true, Ordering::SeqCst);
     assert!(requests.await.unwrap() >= 200);
-    let log = Arc::into_inner(daemon).unwrap().final_log().await;
+    let log = Arc::into_inner(daemon).unwrap().ended_log().await;
     assert_eq!(count(&log, "the keys changed"), rotations, "{log}");
     assert!(!log.contains("cannot be loaded") && !log.contains("no token"), "{log}");
 }
@@ -312,7 +312,7 @@ async fn another_registered_key_is_a_named_problem_until_it_is_put_right() {
         scene.copy(&name, "second.pem");
         let status = daemon.until(|status| status["degraded"] == json!([])).await;
         assert_eq!(status["key"][1]["registered"], true);
-        let log = daemon.final_log().await;
+        let log = daemon.ended_log().await;
         assert_eq!(count(&log, &problem), 1, "{log}");
     }
 }

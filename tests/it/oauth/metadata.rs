@@ -164,7 +164,7 @@ async fn an_issuer_is_asked_over_https_only() {
 #[tokio::test]
 async fn an_issuer_that_cannot_be_reached_is_asked_once() {
     let server = FakeServer::start(|_| std::future::pending::<Answer>()).await;
-    let http = http::Config { allow_insecure_loopback: true, timeout: Duration::from_millis(50), ..http::Config::default() };
+    let http = http::Config { allow_insecure_loopback: true, timeout: Duration::from_secs(1), ..http::Config::default() };
     let client = scm_agent::oauth::TokenClient::new(http::Client::new(&http).unwrap(), std::sync::Arc::new(scm_agent::clock::SystemClock));
     let error = client.endpoint(&plan_for_issuer(&server.url(""))).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient);

@@ -35,7 +35,8 @@ pub(super) async fn scene() -> Scene {
 pub(super) fn config(scene: &Scene, rules: &str) -> std::path::PathBuf {
     let config = scene.config("24h");
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("[agent]\n", &format!("[agent]\nsocket_group = \"{GROUP}\"\n"));
+    // Programs are started between a connection and what is said on it.
+    let text = text.replace("[agent]\n", &format!("[agent]\nsocket_group = \"{GROUP}\"\nread_timeout = \"6s\"\n"));
     std::fs::write(&config, format!("{text}\n{rules}\n")).unwrap();
     config
 }
@@ -174,7 +175,8 @@ async fn a_name_with_another_number_counts_from_the_next_sighup_on() {
     write_passwd(&passwd, DEV, "ci");
     assert!(may(CI).await && !may(DEV).await, "names are looked up when somebody says so");
     daemon.signal(Signal::HUP);
-    daemon.until_logged("names in the access rules have new numbers").await;
+    daemon.until_logged("event=\"reloaded\"").await;
+    assert!(daemon.log().contains("names in the access rules have new numbers"));
     assert!(!may(CI).await && may(DEV).await);
 
     // Gone altogether: the rules stay as they are, and the status says it.

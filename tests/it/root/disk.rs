@@ -66,7 +66,7 @@ async fn a_full_file_system_costs_no_grant_and_what_it_did_not_take_it_gets_by_i
         }
     });
     waited.await.unwrap();
-    let log = daemon.final_log().await;
+    let log = daemon.ended_log().await;
     assert!(!log.contains("panicked") && log.contains("sign-ins can be kept again"));
     let daemon = stage.start().await;
     assert_eq!(stage.get(&daemon).await, Ok(last));

@@ -152,8 +152,16 @@ impl Daemon {
         self.child.id().unwrap()
     }
 
-    /// Ends it with SIGKILL and returns everything it has logged. What it did before is in there for certain, unlike in
-    /// [`Daemon::log`], which may be behind.
+    /// Ends it with SIGTERM and returns everything it has logged, to the last line.
+    pub async fn ended_log(mut self) -> String {
+        self.signal(rustix::process::Signal::TERM);
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
+        (&mut self.logging).await.unwrap();
+        self.log()
+    }
+
+    /// Ends it with SIGKILL and returns what it has logged, unlike [`Daemon::log`] to the end of what it wrote. What it had still to
+    /// say of what it did is not there; [`Daemon::ended_log`] has that.
     pub async fn final_log(mut self) -> String {
         self.child.kill().await.unwrap();
         (&mut self.logging).await.unwrap();
