@@ -34,6 +34,16 @@ SSRF = "bench-token"
 MEMORY_LIMIT, RATE_LIMIT = 1.0, 1.0
 
 
+# Every daemon, also one that did not become a candidate.
+STARTED = []
+
+
+def start(*args, **options):
+    process = subprocess.Popen(*args, **options)
+    STARTED.append(process)
+    return process
+
+
 class Upstream(http.server.BaseHTTPRequestHandler):
     """An issuer for our daemon, and AWS Secrets Manager for the other: each knows a token for each number."""
 
@@ -142,7 +152,7 @@ def start_ours(bin_dir, work, base):
                       'max_connections_per_user = 128\n')
     # Each answer is a line of the audit log: writing it is a part of what is measured.
     with open(work / "agent.log", "wb") as log:
-        process = subprocess.Popen([agent, "run", "--config", str(config)], stderr=log)
+        process = start([agent, "run", "--config", str(config)], stderr=log)
     path = str(work / "agent.sock")
     wait_for(lambda: connects(path), "our daemon's socket")
 
@@ -176,7 +186,7 @@ def start_aws(program, work, base):
                       'max_conn = 800\nregion = "us-east-1"\nvalidate_credentials = false\n')
     env = {"PATH": os.environ["PATH"], "AWS_TOKEN": SSRF, "AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench",
            "AWS_ENDPOINT_URL": base, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
-    process = subprocess.Popen([program, "--config", str(config)], env=env, stdout=subprocess.DEVNULL)
+    process = start([program, "--config", str(config)], env=env, stdout=subprocess.DEVNULL)
     wait_for(lambda: connects(("127.0.0.1", port), socket.AF_INET), "AWS Secrets Manager Agent's port")
     head = f"Host: 127.0.0.1:{port}\r\nX-Aws-Parameters-Secrets-Token: {SSRF}\r\n"
     requests = [f"GET /secretsmanager/get?secretId=secret-{number:04d} HTTP/1.1\r\n{head}\r\n" for number in range(COUNT)]
@@ -194,7 +204,7 @@ def start_git_cache(work, git_exec):
     folder = work / "cache"
     folder.mkdir(mode=0o700)
     path = str(folder / "socket")
-    process = subprocess.Popen([f"{git_exec}/git-credential-cache--daemon", path], stdout=subprocess.DEVNULL)
+    process = start([f"{git_exec}/git-credential-cache--daemon", path], stdout=subprocess.DEVNULL)
     wait_for(lambda: connects(path), "git-credential-cache's socket")
     for number in range(COUNT):
         with socket.socket(socket.AF_UNIX) as client:
@@ -239,9 +249,9 @@ def main():
                 raise SystemExit("somebody asked upstream: this was no measurement of what is held")
             loaded = [candidate.memory() for candidate in candidates]
         finally:
-            for candidate in candidates:
-                candidate.process.terminate()
-                candidate.process.wait()
+            for process in STARTED:
+                process.terminate()
+                process.wait()
     return report(candidates, settled, loaded)
 
 
