@@ -326,6 +326,10 @@ fn what_is_not_named_is_out_of_reach_and_what_is_works() {
     assert_eq!((&*inside["seccomp"], &*inside["no_new_privs"]), ("on", "true"));
     let mut wrong = Vec::new();
     for (name, _, expected, control) in if is_offered(&inside) { FILES } else { &[] }.iter().chain(CALLS) {
+        // A user without root's rights is refused some of them anyway, which shows nothing.
+        if *control == "other" && without[*name] != "other" && !rustix::process::geteuid().is_root() {
+            continue;
+        }
         for (found, expected, place) in [(&inside[*name], expected, "in the sandbox"), (&without[*name], control, "without it")] {
             if found != expected {
                 wrong.push(format!("{name}, {place}: {found} instead of {expected}"));
