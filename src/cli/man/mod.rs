@@ -66,22 +66,15 @@ pub fn run(args: &Args, io: &mut Io<'_>) -> Result<(), Error> {
 
 /// Puts a new file in a place, whatever is there now: a link is not followed, and nothing there is opened.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile_in(folder)?;
-    let written = file.1.write_all(text.as_bytes()).and_then(|()| fs::rename(&file.0, path));
-    written.inspect_err(|_| {
-        let _ = fs::remove_file(&file.0);
-    })
-}
-
-/// A file with a name that nothing there had.
-fn tempfile_in(folder: &Path) -> io::Result<(PathBuf, fs::File)> {
-    let path = folder.join(format!(".scm-agent-{}.partial", std::process::id()));
-    match fs::remove_file(&path) {
+    let partial = path.with_file_name(format!(".scm-agent-{}.partial", std::process::id()));
+    match fs::remove_file(&partial) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::File::create_new(&path).map(|file| (path, file))
+    let written = fs::File::create_new(&partial).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&partial);
+    })
 }
 
 /// The day in the last line of each page: of `SOURCE_DATE_EPOCH` (reproducible-builds.org), so that the same source makes the same
